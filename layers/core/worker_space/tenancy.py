@@ -1,0 +1,277 @@
+"""Every name that carries a tenant is spelled here, and nowhere else.
+
+A *token* stands for a (user, project) pair in every store. Two rules hold for all names made from it, and property
+tests over hostile ids prove them:
+
+* **injective**: two different pairs never share a name, also not after case folding or truncation.
+  The readable form ``user{u}_project{p}`` is used only where both ids are lower-case letters, digits and hyphens:
+  such ids cannot hold ``_``, so the form can be read in one way only. All other pairs, and long ones, get ``hash_`` and
+  a 160-bit SHA-256 over the length-prefixed ids, in lower-case base32: no readable form starts with ``hash_``.
+* **prefix-free**: no name of one pair is the beginning of another pair's name, because a delimiter that a token
+  cannot contain follows every token (``_g`` for queues, ``/`` for objects, ``:`` for cache keys, ``_agent`` for
+  collections: after a token's own single ``_`` a second one cannot belong to an id).
+"""
+
+import base64
+import hashlib
+import re
+import unicodedata
+import uuid
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from worker_space.errors import InvalidRequest
+
+__all__ = ["Key", "Names", "TenantContext", "UserContext", "partition"]
+
+_READABLE: Final = re.compile(r"[a-z0-9][a-z0-9-]*")
+_PART: Final = re.compile(r"[a-z0-9][a-z0-9_]{0,63}")
+_PREFIX: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,10}[a-z0-9])?")
+_POINTS: Final = uuid.UUID("6f2b3c1e-6c0f-5d2c-9a55-0d8f0b7f5e11")
+
+# 12 (prefix) + 1 + 52 (token) + 2 + 8 (generation) + 5 (".fifo") = 80, the most SQS takes for a queue's name.
+_TOKEN_MAX: Final = 52
+_GENERATION_MAX: Final = 36**8 - 1
+_ID_MAX: Final = 255
+
+
+def _check_id(kind: str, value: str) -> None:
+    if not 1 <= len(value) <= _ID_MAX:
+        raise InvalidRequest(f"a {kind} must be text of 1 to {_ID_MAX} characters")
+    if any(unicodedata.category(character) in {"Cc", "Cs"} for character in value):
+        raise InvalidRequest(f"a {kind} must not hold control characters")
+
+
+def _digest(*parts: str) -> str:
+    """160 bits of SHA-256 over the length-prefixed parts: 32 characters of lower-case base32."""
+    sha = hashlib.sha256()
+    for part in parts:
+        data = part.encode()
+        sha.update(len(data).to_bytes(4, "big") + data)
+    return base64.b32encode(sha.digest()[:20]).decode().lower()
+
+
+@dataclass(frozen=True, slots=True)
+class UserContext:
+    """One user, as the verified token names them.
+
+    Raises:
+        InvalidRequest: The id is empty, longer than 255 characters or holds control characters.
+    """
+
+    user_id: str
+
+    def __post_init__(self) -> None:
+        _check_id("user id", self.user_id)
+
+    @property
+    def token(self) -> str:
+        if _READABLE.fullmatch(self.user_id) and len(self.user_id) <= _TOKEN_MAX - len("user"):
+            return f"user{self.user_id}"
+        return f"hash_{_digest(self.user_id)}"
+
+
+@dataclass(frozen=True, slots=True)
+class TenantContext:
+    """One (user, project) pair: the first argument of every port method.
+
+    Attributes:
+        user_id: The verified `sub` claim of the token (RFC 7519, section 4.1.2).
+        project_id: The project of that user, from the URL.
+
+    Raises:
+        InvalidRequest: An id is empty, longer than 255 characters or holds control characters.
+    """
+
+    user_id: str
+    project_id: str
+
+    def __post_init__(self) -> None:
+        _check_id("user id", self.user_id)
+        _check_id("project id", self.project_id)
+
+    @property
+    def user(self) -> UserContext:
+        return UserContext(self.user_id)
+
+    @property
+    def token(self) -> str:
+        """The pair's name in every store: `[a-z0-9_-]`, at most 52 characters."""
+        readable = f"user{self.user_id}_project{self.project_id}"
+        if len(readable) <= _TOKEN_MAX and _READABLE.fullmatch(self.user_id) and _READABLE.fullmatch(self.project_id):
+            return readable
+        return f"hash_{_digest(self.user_id, self.project_id)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """An item's place: a sort key in the tenant's own partition or in its user's.
+
+    There is no way to spell another tenant's partition: `partition` derives it from the context of the call.
+    """
+
+    sort: str
+    scope: Literal["tenant", "user"] = "tenant"
+
+    # -- the space and its projects --------------------------------------------------------------
+    @classmethod
+    def home(cls) -> "Key":
+        """Begins the keys of the space's record and its agents, so that one query rehydrates both."""
+        return cls("HOME")
+
+    @classmethod
+    def space(cls) -> "Key":
+        return cls("HOME")
+
+    @classmethod
+    def project(cls, tenant: TenantContext) -> "Key":
+        return cls(f"PROJECT#{tenant.project_id}", "user")
+
+    @classmethod
+    def projects(cls) -> "Key":
+        return cls("PROJECT#", "user")
+
+    @classmethod
+    def idempotency(cls, kind: str, key: str, scope: Literal["tenant", "user"] = "tenant") -> "Key":
+        return cls(f"IDEMPOTENCY#{_digest(kind, key)}", scope)
+
+    # -- agents ----------------------------------------------------------------------------------
+    @classmethod
+    def agent(cls, agent_id: str) -> "Key":
+        return cls(f"HOME#AGENT#{_part(agent_id)}")
+
+    @classmethod
+    def agents(cls) -> "Key":
+        return cls("HOME#AGENT#")
+
+    @classmethod
+    def agent_name(cls, name: str) -> "Key":
+        return cls(f"AGENTNAME#{_digest(unicodedata.normalize('NFC', name).casefold())}")
+
+    @classmethod
+    def agent_version(cls, agent_id: str, version: int) -> "Key":
+        return cls(f"AGENTVERSION#{_part(agent_id)}#{version:08d}")
+
+    @classmethod
+    def agent_versions(cls, agent_id: str) -> "Key":
+        return cls(f"AGENTVERSION#{_part(agent_id)}#")
+
+    @classmethod
+    def runtime(cls, agent_id: str) -> "Key":
+        return cls(f"RUNTIME#{_part(agent_id)}")
+
+    # -- sessions, messages, tasks ---------------------------------------------------------------
+    @classmethod
+    def session(cls, session_id: str) -> "Key":
+        return cls(f"SESSION#{_part(session_id)}")
+
+    @classmethod
+    def sessions(cls) -> "Key":
+        return cls("SESSION#")
+
+    @classmethod
+    def message(cls, session_id: str, number: int) -> "Key":
+        return cls(f"MESSAGE#{_part(session_id)}#{number:012d}")
+
+    @classmethod
+    def messages(cls, session_id: str) -> "Key":
+        return cls(f"MESSAGE#{_part(session_id)}#")
+
+    @classmethod
+    def task(cls, task_id: str) -> "Key":
+        return cls(f"TASK#{_part(task_id)}")
+
+    @classmethod
+    def tasks(cls) -> "Key":
+        return cls("TASK#")
+
+    @classmethod
+    def step(cls, task_id: str, number: int) -> "Key":
+        return cls(f"STEP#{_part(task_id)}#{number:06d}")
+
+    @classmethod
+    def steps(cls, task_id: str) -> "Key":
+        return cls(f"STEP#{_part(task_id)}#")
+
+    @classmethod
+    def everything(cls) -> "Key":
+        return cls("")
+
+
+def _part(value: str) -> str:
+    """A server-made id inside a longer name; anything else cannot name an object of ours."""
+    if not _PART.fullmatch(value):
+        raise InvalidRequest(f"{value[:80]!r} is not an id of this service")
+    return value
+
+
+def partition(owner: TenantContext | UserContext, scope: Literal["tenant", "user"]) -> str:
+    """The table's partition key for `scope` as seen by `owner`."""
+    if scope == "user":
+        user = owner if isinstance(owner, UserContext) else owner.user
+        return f"U#{user.token}#"
+    if isinstance(owner, UserContext):
+        raise InvalidRequest("a user alone has no worker space: name the project")
+    return f"T#{owner.token}#"
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """The names of one deployed stack's per-tenant resources.
+
+    Args:
+        prefix: The stack's own prefix, `[a-z0-9-]`, 1 to 12 characters; permissions are granted by it.
+    """
+
+    prefix: str
+
+    def __post_init__(self) -> None:
+        if not _PREFIX.fullmatch(self.prefix):
+            raise InvalidRequest(
+                f"{self.prefix!r} is no name prefix: use 1 to 12 lower-case letters, digits or inner hyphens"
+            )
+
+    # -- SQS: at most 80 of [A-Za-z0-9_-] and ".fifo" -----------------------------------------------
+    def queue(self, tenant: TenantContext, generation: int) -> str:
+        if not 1 <= generation <= _GENERATION_MAX:
+            raise InvalidRequest(f"{generation} is no queue generation")
+        return f"{self.prefix}_{tenant.token}_g{generation}.fifo"
+
+    def is_queue(self, tenant: TenantContext, name: str) -> bool:
+        """Whether `name` is a queue of this tenant, of whatever generation."""
+        return bool(re.fullmatch(rf"{self.prefix}_{tenant.token}_g[1-9][0-9]*\.fifo", name))
+
+    @property
+    def queues(self) -> str:
+        """What every project queue of this stack begins with."""
+        return f"{self.prefix}_"
+
+    def group(self, tenant: TenantContext, agent_id: str, slot: int) -> str:
+        return f"{tenant.token}:{_part(agent_id)}#{slot}"
+
+    # -- Redis ---------------------------------------------------------------------------------------
+    def cached_agents(self, tenant: TenantContext) -> str:
+        return f"{self.prefix}:{tenant.token}:agents"
+
+    def wake_up(self, tenant: TenantContext, task_id: str) -> str:
+        return f"{self.prefix}:{tenant.token}:done:{_part(task_id)}"
+
+    # -- Qdrant: at most 255 -------------------------------------------------------------------------
+    def collection(self, tenant: TenantContext, agent_id: str) -> str:
+        return f"{self.prefix}_{tenant.token}_agent_{_part(agent_id)}"
+
+    def collections(self, tenant: TenantContext) -> str:
+        return f"{self.prefix}_{tenant.token}_agent_"
+
+    def point(self, tenant: TenantContext, agent_id: str, source: str) -> str:
+        """The same task always gives the same point, so a redelivery never stores twice (RFC 9562, version 5)."""
+        return str(uuid.uuid5(_POINTS, _digest(tenant.token, agent_id, source)))
+
+    # -- S3 ------------------------------------------------------------------------------------------
+    def workspace(self, tenant: TenantContext) -> str:
+        """The prefix of the user's own files."""
+        return f"{tenant.token}/"
+
+    def content(self, tenant: TenantContext) -> str:
+        """The prefix of texts too large for the table: backend resources, no files of the user's."""
+        return f"_content/{tenant.token}/"
