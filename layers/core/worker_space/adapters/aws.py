@@ -1,0 +1,93 @@
+"""The one place where boto3 is called: clients, worker threads, deadlines and the translation of its errors.
+
+boto3 is synchronous, so calls run in an executor of their own: a hung call must not starve the loop's default
+executor. Retries inside botocore are off: a repeated conditional write may report the failure of its own first try.
+What may safely happen twice is repeated here, a bounded number of times.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from worker_space.errors import Unavailable
+
+__all__ = ["AwsCalls", "error_code", "make_client"]
+
+_TRANSIENT: Final = frozenset(
+    {
+        "InternalError",
+        "InternalFailure",
+        "InternalServerError",
+        "ProvisionedThroughputExceededException",
+        "RequestLimitExceeded",
+        "RequestThrottled",
+        "ServiceException",
+        "ServiceUnavailable",
+        "SlowDown",
+        "ThrottlingException",
+        "Throttling",
+        "TooManyRequestsException",
+        "TransactionInProgressException",
+    }
+)
+
+
+def make_client(service: str, *, region: str, timeout_seconds: float = 1.8, connections: int = 32) -> Any:
+    """A boto3 client with deadlines and without retries; endpoint and credentials as botocore finds them."""
+    return boto3.client(  # type: ignore[call-overload]
+        service,
+        region_name=region,
+        config=Config(
+            connect_timeout=min(1.0, timeout_seconds),
+            read_timeout=timeout_seconds,
+            max_pool_connections=connections,
+            retries={"total_max_attempts": 1, "mode": "standard"},
+            s3={"addressing_style": "path"},
+            parameter_validation=False,
+        ),
+    )
+
+
+def error_code(error: ClientError) -> str:
+    """AWS's short name of an error, such as `ConditionalCheckFailedException` or `404`."""
+    return str(error.response.get("Error", {}).get("Code", "Unknown"))
+
+
+class AwsCalls:
+    """Runs boto3 calls in worker threads and turns failures of the service itself into `Unavailable`.
+
+    Args:
+        executor: Threads for the calls; shared by the clients of one environment.
+        attempts: How often a call is tried that AWS refused for a passing reason before it did anything.
+    """
+
+    def __init__(self, executor: ThreadPoolExecutor, *, attempts: int = 3) -> None:
+        self._executor = executor
+        self._attempts = attempts
+
+    async def __call__(self, dependency: str, call: Callable[..., Any], /, **arguments: Any) -> Any:
+        """The call's answer.
+
+        Raises:
+            Unavailable: No answer within the client's deadline, or throttled or failing after all tries.
+            ClientError: AWS refused the request for a reason that the adapter has to know.
+        """
+        loop = asyncio.get_running_loop()
+        for attempt in range(1, self._attempts + 1):
+            try:
+                return await loop.run_in_executor(self._executor, lambda: call(**arguments))
+            except ClientError as error:
+                if error_code(error) not in _TRANSIENT:
+                    raise
+                if attempt == self._attempts:
+                    raise Unavailable(dependency, error_code(error)) from error
+            except BotoCoreError as error:
+                raise Unavailable(dependency, type(error).__name__) from error
+            await asyncio.sleep(random.uniform(0.01, 0.05) * 2**attempt)  # noqa: S311 - spread, not a secret
+        raise AssertionError("the last attempt returns or raises")

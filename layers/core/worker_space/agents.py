@@ -1,0 +1,118 @@
+"""Agents: what a project's owner configures, and the record kept of it."""
+
+import re
+import unicodedata
+from typing import Annotated, Any, Final
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
+
+__all__ = ["Agent", "AgentChanges", "AgentConfig"]
+
+_MODEL: Final = r"^[a-z][a-z0-9_-]{0,31}:[^\s\x00-\x1f]{1,200}$"
+_AN_ID: Final = re.compile(r"(?:agent|session|task)_[0-9a-z]{26}")
+
+
+def _name(value: str) -> str:
+    value = unicodedata.normalize("NFC", value).strip()
+    if not value:
+        raise ValueError("a name needs at least one visible character")
+    if any(unicodedata.category(character)[0] == "C" for character in value):
+        raise ValueError("a name must not hold control or invisible characters")
+    if _AN_ID.fullmatch(value):
+        raise ValueError("a name must not look like an id of this service")
+    return value
+
+
+def _unique(values: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(values)) != len(values):
+        raise ValueError("a tool is named twice")
+    return values
+
+
+Name = Annotated[str, Field(min_length=1, max_length=64, examples=["coder"]), AfterValidator(_name)]
+Prompt = Annotated[str, Field(min_length=1, max_length=32_000, examples=["You are a careful reviewer of Python code."])]
+ModelName = Annotated[str, Field(pattern=_MODEL, examples=["offline:rules", "openai:gpt-5-mini"])]
+Tools = Annotated[
+    tuple[str, ...], Field(max_length=32, examples=[["read_file", "list_directory"]]), AfterValidator(_unique)
+]
+Concurrency = Annotated[int, Field(ge=1, le=10)]
+Temperature = Annotated[float, Field(ge=0.0, le=2.0)]
+MaxTokens = Annotated[int, Field(ge=1, le=200_000)]
+Metadata = Annotated[
+    dict[str, JsonValue], Field(max_length=32, examples=[{"role": "reviewer", "capabilities": ["analyse", "review"]}])
+]
+
+
+class AgentConfig(BaseModel):
+    """What makes an agent.
+
+    Attributes:
+        name: Unique in the project (without regard to case), 1 to 64 characters.
+        system_prompt: The agent's instructions, at most 32,000 characters.
+        model: `provider:name`; `offline:rules` needs no network and no key. Without one, the deployment's default.
+        tools: Names of workspace tools the agent may call; unknown names are refused.
+        max_concurrency: Most tasks of this agent at once, 1 to 10.
+        temperature: 0.0 to 2.0, or the provider's default.
+        max_tokens: Most tokens of one model answer, or the provider's default.
+        metadata: Free facts, among them `role` (text) and `capabilities` (list of texts).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Name
+    system_prompt: Prompt
+    model: ModelName = "offline:rules"
+    tools: Tools = ()
+    max_concurrency: Concurrency = 3
+    temperature: Temperature | None = None
+    max_tokens: MaxTokens | None = None
+    metadata: Metadata = Field(default_factory=dict)
+
+
+class AgentChanges(BaseModel):
+    """The attributes of an agent to change; what is not sent stays. `null` resets temperature and max_tokens."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Name | None = None
+    system_prompt: Prompt | None = None
+    model: ModelName | None = None
+    tools: Tools | None = None
+    max_concurrency: Concurrency | None = None
+    temperature: Temperature | None = None
+    max_tokens: MaxTokens | None = None
+    metadata: Metadata | None = None
+
+    def apply(self, config: AgentConfig) -> AgentConfig:
+        """The configuration with these changes."""
+        nullable = {"temperature", "max_tokens"}
+        sent = {
+            key: value
+            for key, value in self.model_dump(exclude_unset=True).items()
+            if value is not None or key in nullable
+        }
+        return AgentConfig.model_validate({**config.model_dump(), **sent})
+
+
+class Agent(BaseModel):
+    """An agent as stored: its configuration, and what the service adds.
+
+    Attributes:
+        id: Made by the service; a rename keeps it.
+        version: 1 at creation, one more with every update.
+        created_at: Epoch milliseconds.
+        updated_at: Epoch milliseconds.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    version: int
+    config: AgentConfig
+    created_at: int
+    updated_at: int
+
+    @property
+    def capabilities(self) -> list[str]:
+        value: Any = self.config.metadata.get("capabilities", [])
+        return [entry for entry in value if isinstance(entry, str)] if isinstance(value, list) else []

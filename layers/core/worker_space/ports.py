@@ -1,0 +1,330 @@
+"""What the core needs of the outside world. Every method takes the tenant first; adapters implement one port each.
+
+All methods raise `Unavailable` when the dependency does not answer within its deadline or fails on its own account.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from worker_space.models import ModelReply, ModelRequest
+from worker_space.records import Item, Page, Write
+from worker_space.tenancy import Key, TenantContext, UserContext
+
+__all__ = [
+    "Cache",
+    "Content",
+    "ContextEntry",
+    "ContextMatch",
+    "ContextStore",
+    "DueItems",
+    "FileBody",
+    "FileInfo",
+    "FilePage",
+    "Files",
+    "Lease",
+    "Model",
+    "Queues",
+    "Records",
+]
+
+Owner = TenantContext | UserContext
+
+
+class Records(Protocol):
+    """The table, the truth. Reads are consistent."""
+
+    async def get(self, owner: Owner, key: Key) -> Item | None:
+        """One item, or `None`."""
+
+    async def get_many(self, owner: Owner, keys: Sequence[Key]) -> Sequence[Item | None]:
+        """At most 100 items in one call, in the order of `keys`, `None` for each that is missing."""
+
+    async def query(
+        self,
+        owner: Owner,
+        prefix: Key,
+        *,
+        limit: int | None = None,
+        after: str | None = None,
+        descending: bool = False,
+    ) -> Page:
+        """Items whose sort key begins with `prefix`, from one partition.
+
+        Args:
+            limit: Most items of the page; `None` reads to the end (1 call per 1 MB).
+            after: Go on behind this sort key (an earlier page's `after`); it need not exist.
+            descending: Newest (largest sort key) first.
+        """
+
+    async def write(self, owner: Owner, *writes: Write) -> None:
+        """All writes or none; at most 100, no two on one item.
+
+        Raises:
+            ConditionFailed: A condition did not hold; it carries the items as stored. A collision with a
+                transaction under way is repeated by the adapter and reported as `Unavailable` if it stays.
+        """
+
+
+class DueItems(Protocol):
+    """The sweeper's sparse index: items that carry `due_shard` and `due_at`, of all tenants, oldest first."""
+
+    async def due(self, shard: str, before: int, limit: int) -> Sequence[tuple[TenantContext, Item]]:
+        """Items of `shard` whose `due_at` (epoch milliseconds) is not after `before`."""
+
+
+class Cache(Protocol):
+    """Redis: faster, never needed. A cache that is down raises `Unavailable`, within 2 s."""
+
+    async def load(self, tenant: TenantContext) -> Mapping[str, str]:
+        """All fields of the tenant's hash, in one round trip; empty when there is none."""
+
+    async def store(self, tenant: TenantContext, fields: Mapping[str, str], *, ttl_seconds: int) -> None:
+        """Set these fields and the hash's time to live, in one round trip."""
+
+    async def forget(self, tenant: TenantContext, field: str) -> None:
+        """Drop one field."""
+
+    async def clear(self, tenant: TenantContext) -> None:
+        """Drop the tenant's hash, in one command; no other tenant's keys are looked at."""
+
+    async def wake(self, tenant: TenantContext, task_id: str, *, ttl_seconds: int) -> None:
+        """Leave the sign that a task has ended."""
+
+    async def woken(self, tenant: TenantContext, task_id: str) -> bool:
+        """Whether that sign is there."""
+
+    async def ping(self) -> None:
+        """Ask the server for a sign of life."""
+
+
+class Queues(Protocol):
+    """One FIFO queue per project and generation, with the event source mapping that drains it."""
+
+    async def create(self, tenant: TenantContext, generation: int) -> None:
+        """Make queue and mapping; what exists already is success.
+
+        Raises:
+            Unavailable: Also when the queue's name was deleted less than 60 s ago.
+        """
+
+    async def release(self, tenant: TenantContext, generation: int) -> None:
+        """Delete mapping and queue; what is gone already is success."""
+
+    async def send(self, tenant: TenantContext, generation: int, body: str, *, group: str, deduplication: str) -> None:
+        """Send one message.
+
+        Raises:
+            NotFound: The queue is gone.
+        """
+
+    async def extend(self, tenant: TenantContext, lease: "Lease", seconds: int) -> None:
+        """Hide the message for `seconds` from now on.
+
+        Raises:
+            ClaimLost: The receipt is no longer the message's current one.
+        """
+
+    async def wake_worker(self, tenant: TenantContext, generation: int) -> None:
+        """Ask the worker function, without waiting, to drain this queue until its mapping runs."""
+
+    async def depth(self, tenant: TenantContext, generation: int) -> int:
+        """About how many messages wait or are in flight; 0 when the queue is gone."""
+
+    async def ping(self) -> None:
+        """Ask the service for a sign of life."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """One delivery of a message, as its receiver may extend it."""
+
+    queue_url: str
+    receipt_handle: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContextEntry:
+    """One thing an agent remembers.
+
+    Attributes:
+        id: Names the entry within the agent (a task's id, say); storing it again replaces it.
+        text: What is remembered and searched.
+        kind: `interaction` (a message and its answer) or `note` (said to be remembered).
+        created_at: Epoch milliseconds.
+        success: False for an interaction that failed; such are not recalled.
+    """
+
+    id: str
+    text: str
+    kind: str
+    created_at: int
+    task_id: str | None = None
+    session_id: str | None = None
+    success: bool = True
+    generation: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContextMatch:
+    entry: ContextEntry
+    score: float
+
+
+class ContextStore(Protocol):
+    """Agent memory. What one agent stored, no other agent or tenant finds."""
+
+    async def ensure(self, tenant: TenantContext, agent_id: str) -> None:
+        """Make sure that the agent's collection exists; cheap when it does."""
+
+    async def add(self, tenant: TenantContext, agent_id: str, entry: ContextEntry) -> None:
+        """Store an entry under its deterministic point id.
+
+        Raises:
+            NotFound: The collection does not exist (a late writer must not bring an erased one back).
+        """
+
+    async def search(
+        self, tenant: TenantContext, agent_id: str, query: str, *, limit: int, generation: int = 1
+    ) -> Sequence[ContextMatch]:
+        """The best successful entries for `query`, best first, of this context generation; empty without a collection."""
+
+    async def entries(
+        self, tenant: TenantContext, agent_id: str, *, limit: int, after: str | None = None
+    ) -> tuple[Sequence[ContextEntry], str | None]:
+        """A page of the agent's entries and where to go on."""
+
+    async def drop(self, tenant: TenantContext, agent_id: str) -> None:
+        """Delete the agent's memory; a missing one is no error."""
+
+    async def ping(self) -> None:
+        """Ask the server for a sign of life."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileInfo:
+    """A file of the User Workspace.
+
+    Attributes:
+        path: Normalised, relative to the project's root.
+        size: Bytes.
+        version: The ETag, with which a later write can ask for no change in between.
+        modified_at: Epoch milliseconds.
+        effect: The `task#step` that wrote this version, when an agent did.
+    """
+
+    path: str
+    size: int
+    version: str
+    modified_at: int
+    content_type: str | None = None
+    effect: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileBody:
+    info: FileInfo
+    data: bytes
+    start: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilePage:
+    """`folders` are paths without a trailing slash; `after` goes on behind this page."""
+
+    files: Sequence[FileInfo]
+    folders: Sequence[str] = field(default=())
+    after: str | None = None
+
+
+class Files(Protocol):
+    """The User Workspace in one S3 prefix. Paths are normalised already (`paths.workspace_path`)."""
+
+    async def head(self, tenant: TenantContext, path: str) -> FileInfo | None:
+        """What is known of a file without its bytes."""
+
+    async def read(
+        self, tenant: TenantContext, path: str, *, start: int = 0, length: int | None = None
+    ) -> FileBody | None:
+        """A file's bytes from `start`, `None` if there is no such file; `start` behind its end gives no bytes."""
+
+    async def write(
+        self,
+        tenant: TenantContext,
+        path: str,
+        data: bytes,
+        *,
+        if_version: str | None = None,
+        if_absent: bool = False,
+        content_type: str | None = None,
+        effect: str | None = None,
+    ) -> FileInfo:
+        """Store a file whole.
+
+        Raises:
+            ConditionFailed: It is not at `if_version` any more, or exists though `if_absent`.
+        """
+
+    async def delete(self, tenant: TenantContext, path: str, *, if_version: str | None = None) -> None:
+        """Take a file away; a missing one is no error without `if_version`.
+
+        Raises:
+            ConditionFailed: It is not at `if_version` any more (also when it is gone).
+        """
+
+    async def copy(
+        self, tenant: TenantContext, source: str, target: str, *, if_version: str, effect: str | None = None
+    ) -> FileInfo:
+        """Copy a file to a target that must not exist.
+
+        Raises:
+            ConditionFailed: The source is not at `if_version` any more, or the target exists.
+        """
+
+    async def list(
+        self,
+        tenant: TenantContext,
+        folder: str = "",
+        *,
+        recursive: bool = False,
+        limit: int = 1000,
+        after: str | None = None,
+    ) -> FilePage:
+        """Files (and, unless `recursive`, folders) below `folder` (`""` is the root), in order of their paths."""
+
+    async def ping(self) -> None:
+        """Ask the store for a sign of life."""
+
+
+class Content(Protocol):
+    """Texts too large for the table: backend resources under a prefix of their own, no files of the user's."""
+
+    async def put(self, tenant: TenantContext, key: str, text: str) -> None:
+        """Store a text; the same key may be stored again."""
+
+    async def get(self, tenant: TenantContext, key: str) -> str | None:
+        """The text, or `None`."""
+
+    def all_keys(self, tenant: TenantContext) -> AsyncIterator[str]:
+        """Every key of the tenant."""
+
+    async def delete(self, tenant: TenantContext, keys: Sequence[str]) -> None:
+        """Delete these."""
+
+
+class Model(Protocol):
+    """Language models by name."""
+
+    def check(self, model: str) -> None:
+        """Raise `InvalidRequest` when no provider of this deployment serves the name."""
+
+    async def request(self, tenant: TenantContext, request: ModelRequest) -> ModelReply:
+        """One answer.
+
+        Raises:
+            ModelError: The provider refuses, or its answer is unusable: repeating does not help.
+            Unavailable: The provider does not answer in time, or has an error of its own.
+        """
+
+
+JsonObject = Mapping[str, Any]

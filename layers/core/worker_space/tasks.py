@@ -1,0 +1,134 @@
+"""Tasks: what is to be done, how far it is, and the small notes that move them between places."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from worker_space.tenancy import TenantContext
+
+__all__ = ["OPEN_STATES", "Delivery", "Failure", "Task", "TaskState", "Ticket"]
+
+
+class TaskState(StrEnum):
+    """A task's life in A2A's words: submitted → working → completed, failed or canceled."""
+
+    SUBMITTED = "submitted"
+    WORKING = "working"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELED = "canceled"
+
+    @property
+    def ended(self) -> bool:
+        return self in {TaskState.COMPLETED, TaskState.FAILED, TaskState.CANCELED}
+
+
+OPEN_STATES: Final = (TaskState.SUBMITTED, TaskState.WORKING)
+
+
+class Failure(BaseModel):
+    """Why a task failed: a stable `code` for programs and a sentence for people."""
+
+    model_config = ConfigDict(frozen=True)
+
+    code: str
+    message: str
+
+
+class Task(BaseModel):
+    """A task as its owner sees it.
+
+    Attributes:
+        payload: What was asked: `message` is the number of the user's message in the session.
+        attempt: How often a worker has begun it.
+        agent_version: The agent's version that runs it, fixed when the first worker began.
+        steps: Journalled steps so far.
+        recall: `ok`, `unavailable` (memory did not answer; the agent went on without) or `None` before the run.
+        input_tokens: Of all model calls, as the provider counts them.
+        output_tokens: Likewise.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    type: str = "message"
+    state: TaskState
+    session_id: str
+    agent_id: str
+    payload: Mapping[str, Any]
+    attempt: int = 0
+    agent_version: int | None = None
+    steps: int = 0
+    recall: str | None = None
+    input_tokens: int = 0
+    output_tokens: int = 0
+    error: Failure | None = None
+    created_at: int
+    started_at: int | None = None
+    ended_at: int | None = None
+    cancel_requested: bool = False
+
+
+class Ticket(BaseModel):
+    """All that is needed to dispatch a task without reading it: kept where it waits.
+
+    Attributes:
+        number: Of the user's message in its session.
+        slots: The agent's max_concurrency when the message was accepted; the least loaded of as many groups is used.
+        dispatch: How often it has been dispatched so far.
+        attempts: How often a worker had begun it when it came to wait.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    task: str
+    session: str
+    agent: str
+    number: int
+    slots: int = Field(ge=1)
+    dispatch: int = 0
+    attempts: int = 0
+
+    def deliver(self, *, user_id: str, project_id: str, epoch: int, generation: int, slot: int) -> "Delivery":
+        """The note for this task's next dispatch."""
+        return Delivery(
+            **self.model_dump(exclude={"dispatch"}),
+            dispatch=self.dispatch + 1,
+            user_id=user_id,
+            project_id=project_id,
+            epoch=epoch,
+            generation=generation,
+            slot=slot,
+        )
+
+
+class Delivery(Ticket):
+    """The body of a queue message: a claim check. The task itself is in the table.
+
+    Attributes:
+        dispatch: Which dispatch of the task this is; only the newest may run.
+        attempts: Attempts begun before it, so that the first claim needs no read.
+        epoch: Of the space when it was sent.
+        generation: Of the queue it was sent to.
+        slot: Of the agent's message groups, the one it was sent in.
+    """
+
+    user_id: str
+    project_id: str
+    epoch: int
+    generation: int
+    slot: int
+
+    @property
+    def tenant(self) -> TenantContext:
+        return TenantContext(self.user_id, self.project_id)
+
+    @property
+    def deduplication(self) -> str:
+        return f"{self.task}.{self.dispatch}"
+
+    @property
+    def ticket(self) -> Ticket:
+        return Ticket.model_validate(self.model_dump(include=set(Ticket.model_fields)))
