@@ -1,0 +1,417 @@
+"""The task ledger: accept, claim, journal. Every transition is one conditional transaction; `ending` has the last one.
+
+Two clocks meet here, SQS's and the worker's own, and neither is trusted with the truth:
+
+```
+ worker A   claim(attempt 1) ── model call ─ ─ ─ (stalls) ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ journal(attempt 1) ✗ ClaimLost
+ SQS                 └─ visibility ────────┐ redelivers the same dispatch
+ worker B                                  claim(attempt 2) ── resume ── end(attempt 2) ✓
+```
+
+Whatever A believes, its writes carry `attempt = 1` as a condition, and the table says 2.
+"""
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from worker_space.agents import Agent
+from worker_space.clock import now_ms
+from worker_space.errors import ClaimLost, ConditionFailed, LimitReached, TaskCanceled, Unavailable
+from worker_space.ports import Records
+from worker_space.projects import Space, SpaceState
+from worker_space.records import (
+    All,
+    Any_,
+    Check,
+    Condition,
+    Equals,
+    Exists,
+    Has,
+    Item,
+    Missing,
+    Put,
+    SizeAtLeast,
+    SizeBelow,
+    Update,
+    Write,
+)
+from worker_space.tasks import Delivery, TaskState, Ticket
+from worker_space.tenancy import Key, TenantContext
+
+__all__ = ["DUE_SHARDS", "MAX_WAITING", "Claim", "Ledger", "Refusal", "Stale", "choose_slot", "due_shard"]
+
+DUE_SHARDS: Final = ("task0", "task1", "task2", "task3")
+MAX_WAITING: Final = 100
+"""Most messages that may wait behind the one a session is answering."""
+
+
+_TRIES: Final = 20
+
+
+def due_shard(task_id: str) -> str:
+    """Spreads open tasks over the partitions of the sweeper's index."""
+    return DUE_SHARDS[zlib.crc32(task_id.encode()) % len(DUE_SHARDS)]
+
+
+def choose_slot(runtime: Item, slots: int, turn: int) -> int | None:
+    """The agent's message group for a new dispatch, or `None` when all are taken and the task had better wait.
+
+    Args:
+        runtime: The agent's runtime item: who runs, and in which slot.
+        slots: The agent's max_concurrency.
+        turn: A number that grows, so that dispatches of the same moment spread over the free slots.
+    """
+    taken = {runtime.get(f"slot:{task}") for task in runtime.get("running", ())}
+    if len(runtime.get("running", ())) >= slots:
+        return None
+    free = [slot for slot in range(slots) if slot not in taken]
+    return free[turn % len(free)] if free else None
+
+
+class Stale(Exception):
+    """What the caller had read has changed since; read `what` again and repeat. Never leaves the core."""
+
+    def __init__(self, what: str, item: Item) -> None:
+        super().__init__(f"the {what} has changed")
+        self.what = what
+        self.item = item
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """The right to work on a task, until somebody else claims it with a higher attempt."""
+
+    delivery: Delivery
+    attempt: int
+    resumed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """Why a delivery may not run; it is acknowledged all the same.
+
+    Attributes:
+        why: `superseded`, `ended`, `agent_deleted`, `attempts_spent`, `canceled`, `parked` or `gone`.
+        task: The task as stored, where it was looked at.
+    """
+
+    why: str
+    task: Item
+
+
+class Ledger:
+    """Moves tasks from submitted to working, and keeps the journal of their steps.
+
+    Args:
+        records: The table.
+        redispatch_seconds: A dispatched task that nobody claims for so long is due for the sweeper.
+        lease_seconds: Nobody works longer on one claim; after that the task is due for the sweeper, too.
+        max_attempts: After so many claims the task fails.
+    """
+
+    def __init__(self, records: Records, *, redispatch_seconds: int, lease_seconds: int, max_attempts: int) -> None:
+        self._records = records
+        self.redispatch_ms = redispatch_seconds * 1000
+        self.lease_ms = lease_seconds * 1000
+        self.max_attempts = max_attempts
+
+    # -- accept ----------------------------------------------------------------------------------
+    async def accept(
+        self,
+        tenant: TenantContext,
+        *,
+        task_id: str,
+        session_id: str,
+        space: Space,
+        agent: Agent,
+        session: Item,
+        runtime: Item,
+        message: Mapping[str, Any],
+        turn: int,
+        idempotency: Put | None = None,
+    ) -> Delivery | None:
+        """Store a message and its task; the delivery to send now, or `None` while it waits its turn.
+
+        Args:
+            session: The session as read: the head of its mailbox and the next number.
+            runtime: The agent's runtime item as read.
+            message: The user's message without its number (`content` or `content_key`, `role`).
+            turn: See `choose_slot`.
+            idempotency: The record that makes a repeated request find this task.
+
+        Raises:
+            Stale: The space, agent, session, runtime or idempotency record is not as read.
+            LimitReached: Too many messages wait in this session.
+        """
+        now = now_ms()
+        number = int(session["next_number"])
+        ticket = Ticket(
+            task=task_id, session=session_id, agent=agent.id, number=number, slots=agent.config.max_concurrency
+        )
+        head = "active" not in session
+        slot = choose_slot(runtime, ticket.slots, turn) if head else None
+        delivery = None
+        if slot is not None:
+            delivery = ticket.deliver(
+                user_id=tenant.user_id,
+                project_id=tenant.project_id,
+                epoch=space.epoch,
+                generation=space.generation,
+                slot=slot,
+            )
+        task: dict[str, Any] = {
+            "id": task_id,
+            "type": "message",
+            "user_id": tenant.user_id,
+            "project_id": tenant.project_id,
+            "state": TaskState.SUBMITTED.value,
+            "epoch": space.epoch,
+            "session_id": session_id,
+            "agent_id": agent.id,
+            "number": number,
+            "ticket": ticket.model_dump(),
+            "attempt": 0,
+            "dispatch": 0 if delivery is None else delivery.dispatch,
+            "created_at": now,
+            "updated_at": now,
+        }
+        if delivery is not None:
+            task |= {"due_shard": due_shard(task_id), "due_at": now + self.redispatch_ms}
+        labelled: dict[str, Write] = {
+            "message": Put(
+                key=Key.message(session_id, number),
+                item={**message, "number": number, "agent_id": agent.id, "task_id": task_id, "created_at": now},
+                when=Missing("sk"),
+            ),
+            "task": Put(key=Key.task(task_id), item=task, when=Missing("sk")),
+            "session": self._into_mailbox(session_id, ticket, number, head=head, now=now),
+            "space": Update(
+                key=Key.space(),
+                set={"last_accept": now},
+                when=All(
+                    Equals("state", SpaceState.ACTIVE.value),
+                    Equals("epoch", space.epoch),
+                    Equals("generation", space.generation),
+                ),
+            ),
+            "agent": Check(key=Key.agent(agent.id), when=Equals("version", agent.version)),
+        }
+        if head and delivery is None:
+            labelled["runtime"] = self._park(ticket)
+        if idempotency is not None:
+            labelled["idempotency"] = idempotency
+        await self._write_or_stale(tenant, labelled)
+        return delivery
+
+    @staticmethod
+    def _into_mailbox(session_id: str, ticket: Ticket, number: int, *, head: bool, now: int) -> Update:
+        unchanged_number = Equals("next_number", number)
+        if head:
+            nobody_before = Missing("active")
+            return Update(
+                key=Key.session(session_id),
+                set={"active": ticket.task, "next_number": number + 2, "updated_at": now},
+                when=All(unchanged_number, nobody_before, Missing("closing")),
+            )
+        somebody_before = Exists("active")
+        room = Any_(Missing("waiting"), SizeBelow("waiting", MAX_WAITING))
+        return Update(
+            key=Key.session(session_id),
+            set={"next_number": number + 2, "updated_at": now},
+            append={"waiting": [ticket.model_dump()]},
+            when=All(unchanged_number, somebody_before, room, Missing("closing")),
+        )
+
+    @staticmethod
+    def _park(ticket: Ticket) -> Update:
+        # Whoever leaves the running set dispatches the next parked task; so parking is allowed only while it is full.
+        still_full = SizeAtLeast("running", "max")
+        return Update(
+            key=Key.runtime(ticket.agent),
+            append={"parked": [ticket.model_dump()]},
+            when=All(Exists("running"), still_full),
+        )
+
+    async def _write_or_stale(self, tenant: TenantContext, labelled: Mapping[str, Write]) -> None:
+        try:
+            await self._records.write(tenant, *labelled.values())
+        except ConditionFailed as error:
+            failed = [(what, item) for what, item in zip(labelled, error.items, strict=True) if item is not None]
+            # The order matters where several failed: a repeated request first, then what the caller may not know yet.
+            for first in ("idempotency", "space", "agent", "session", "runtime"):
+                for what, item in failed:
+                    if what == first:
+                        if what == "session" and len(item.get("waiting", ())) >= MAX_WAITING:
+                            raise LimitReached(
+                                f"{MAX_WAITING} messages wait in this session already: let some be answered first",
+                                retry_after=5,
+                            ) from error
+                        raise Stale(what, item) from error
+            raise Stale(*failed[0]) from error
+
+    # -- claim -----------------------------------------------------------------------------------
+    async def claim(self, delivery: Delivery, agent: Agent | None) -> Claim | Refusal:
+        """Take the task of a delivery, or learn why not.
+
+        Args:
+            delivery: What came from the queue.
+            agent: The agent as rehydrated; `None` when the caller found none.
+
+        Raises:
+            Stale: The agent has a newer version than `agent`; load it again.
+        """
+        attempts, state, pinned = delivery.attempts, TaskState.SUBMITTED, delivery.attempts > 0
+        task: Item = {}
+        for _ in range(_TRIES):
+            attempt = attempts + 1
+            if attempt > self.max_attempts:
+                return Refusal(why="attempts_spent", task=task)
+            if agent is None and not pinned:
+                return Refusal(why="agent_deleted", task=task)
+            labelled = self._claim_writes(delivery, agent, attempts, state, pinned=pinned)
+            try:
+                await self._records.write(delivery.tenant, *labelled.values())
+                return Claim(delivery=delivery, attempt=attempt, resumed=attempts > 0)
+            except ConditionFailed as error:
+                found = dict(zip(labelled, error.items, strict=True))
+            if (stored := found["task"]) is not None:
+                task = stored
+                refusal = self._may_not_run(delivery, task)
+                if refusal is not None:
+                    return refusal
+                attempts, state = int(task["attempt"]), TaskState(task["state"])
+                pinned = "agent_version" in task
+            elif found["space"] is not None:
+                return Refusal(why="superseded", task=task)
+            elif (stored := found.get("agent")) is not None:
+                if not stored:
+                    return Refusal(why="agent_deleted", task=task)
+                raise Stale("agent", stored)
+            else:
+                ticket = delivery.ticket.model_copy(update={"attempts": attempts})
+                if state is TaskState.SUBMITTED and await self._park_delivery(delivery, ticket):
+                    return Refusal(why="parked", task=task)
+        raise Unavailable("the table", "a task's claim found something else at every try")
+
+    def _claim_writes(
+        self, delivery: Delivery, agent: Agent | None, attempts: int, state: TaskState, *, pinned: bool
+    ) -> dict[str, Write]:
+        now = now_ms()
+        same_epoch = Equals("epoch", delivery.epoch)
+        newest_dispatch = Equals("dispatch", delivery.dispatch)
+        as_expected = All(Equals("state", state.value), Equals("attempt", attempts))
+        changes: dict[str, Any] = {
+            "state": TaskState.WORKING.value,
+            "attempt": attempts + 1,
+            "updated_at": now,
+            "due_shard": due_shard(delivery.task),
+            "due_at": now + self.lease_ms,
+        }
+        if attempts == 0:
+            changes["started_at"] = now
+        if not pinned and agent is not None:
+            changes["agent_version"] = agent.version
+        room = Any_(Missing("running"), SizeBelow("running", "max"), Has("running", delivery.task))
+        labelled: dict[str, Write] = {
+            "task": Update(
+                key=Key.task(delivery.task),
+                set=changes,
+                when=All(same_epoch, newest_dispatch, as_expected),
+            ),
+            "runtime": Update(
+                key=Key.runtime(delivery.agent),
+                include={"running": frozenset({delivery.task})},
+                set={f"slot:{delivery.task}": delivery.slot},
+                # A deleted agent has no runtime item; a task that began before may still finish.
+                when=All(Exists("sk"), room) if not pinned else room,
+            ),
+            "space": Check(key=Key.space(), when=All(Exists("sk"), same_epoch)),
+        }
+        if not pinned and agent is not None:
+            labelled["agent"] = Check(key=Key.agent(delivery.agent), when=Equals("version", agent.version))
+        return labelled
+
+    @staticmethod
+    def _may_not_run(delivery: Delivery, task: Item) -> Refusal | None:
+        if not task:
+            return Refusal(why="gone", task=task)
+        if TaskState(task["state"]).ended:
+            return Refusal(why="ended", task=task)
+        if task["epoch"] != delivery.epoch or task["dispatch"] != delivery.dispatch:
+            return Refusal(why="superseded", task=task)
+        if task.get("cancel_requested"):
+            return Refusal(why="canceled", task=task)
+        return None
+
+    async def _park_delivery(self, delivery: Delivery, ticket: Ticket) -> bool:
+        """Put a delivered task aside while its agent is full; False when it is not full (any more)."""
+        try:
+            await self._records.write(
+                delivery.tenant,
+                Update(
+                    key=Key.task(ticket.task),
+                    remove=["due_shard", "due_at"],
+                    when=All(Equals("state", TaskState.SUBMITTED.value), Equals("dispatch", delivery.dispatch)),
+                ),
+                self._park(ticket),
+            )
+            return True
+        except ConditionFailed:
+            return False
+
+    # -- journal ---------------------------------------------------------------------------------
+    async def journal(self, claim: Claim, number: int, step: Mapping[str, Any]) -> None:
+        """Save one step; it stands before every model call and every tool effect, so it also tells of a cancel.
+
+        Raises:
+            ClaimLost: Another attempt has the task, or it has ended.
+            TaskCanceled: The user asked to cancel it.
+        """
+        not_canceled = Missing("cancel_requested")
+        try:
+            await self._records.write(
+                claim.delivery.tenant,
+                Update(
+                    key=Key.task(claim.delivery.task),
+                    set={"steps": number + 1, "updated_at": now_ms()},
+                    when=All(*still_mine(claim), not_canceled),
+                ),
+                Put(key=Key.step(claim.delivery.task, number), item=step),
+            )
+        except ConditionFailed as error:
+            raise lost_or_canceled(claim, error.items[0] or {}) from error
+
+    async def steps(self, tenant: TenantContext, task_id: str) -> Sequence[Item]:
+        """The journal of a task, in order."""
+        return (await self._records.query(tenant, Key.steps(task_id))).items
+
+
+def still_mine(claim: Claim) -> tuple[Condition, ...]:
+    """The fence: the task is being worked on, by this attempt."""
+    return Equals("state", TaskState.WORKING.value), Equals("attempt", claim.attempt)
+
+
+def lost_or_canceled(claim: Claim, task: Item) -> ClaimLost | TaskCanceled:
+    """What a failed fence means."""
+    mine = task.get("state") == TaskState.WORKING.value and task.get("attempt") == claim.attempt
+    if mine and task.get("cancel_requested"):
+        return TaskCanceled("the task was canceled")
+    return ClaimLost(f"attempt {claim.attempt} no longer owns the task")
+
+
+async def request_cancel(records: Records, tenant: TenantContext, task_id: str) -> Item | None:
+    """Note on a working task that it is to stop; the task as stored if it is not working, `None` when noted."""
+    try:
+        await records.write(
+            tenant,
+            Update(
+                key=Key.task(task_id),
+                set={"cancel_requested": now_ms()},
+                when=Equals("state", TaskState.WORKING.value),
+            ),
+        )
+        return None
+    except ConditionFailed as error:
+        return error.items[0] or {}
