@@ -1,0 +1,199 @@
+"""The composition root: settings and the real adapters in, one environment out.
+
+There is one environment per thread, for the thread's life: an event loop, the clients that live on it and the
+executor for boto3. Nothing in it belongs to a tenant. A loop per invocation would close under clients that live on.
+"""
+
+import asyncio
+import logging
+import threading
+import time
+import traceback
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, Final, Protocol, TypeVar
+
+from worker_space.adapters.aws import AwsCalls, make_client
+from worker_space.adapters.dynamodb import DynamoRecords
+from worker_space.adapters.patterns import Re2Patterns
+from worker_space.adapters.qdrant import QdrantContext
+from worker_space.adapters.s3 import S3Content, S3Files
+from worker_space.adapters.sqs import SqsQueues
+from worker_space.adapters.sqs_receiver import QueueReceiver
+from worker_space.adapters.upstash import UpstashCache
+from worker_space.composition import Parts, Ports, compose
+from worker_space.errors import WorkerSpaceError
+from worker_space.jobs.drain import drain
+from worker_space.models import ModelReply, ModelRequest
+from worker_space.ports import Lease, Model
+from worker_space.settings import Settings
+from worker_space.tasks import Delivery
+from worker_space.tenancy import Names, TenantContext
+
+__all__ = ["Environment", "environment"]
+
+T = TypeVar("T")
+_RESERVE_SECONDS: Final = 5.0
+_DRAIN_SECONDS: Final = 120.0
+_POLL_SECONDS: Final = 5
+_log = logging.getLogger(__name__)
+_threads = threading.local()
+
+
+class Invocation(Protocol):
+    """What is used of Lambda's context object."""
+
+    def get_remaining_time_in_millis(self) -> int:
+        """The invocation's time that is left."""
+
+
+def _seconds(invocation: Invocation) -> float:
+    return invocation.get_remaining_time_in_millis() / 1000
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Log why work was not done, without the error's text where that may hold what a user wrote."""
+    try:
+        yield
+    except WorkerSpaceError as error:
+        _log.warning("left to the queue: %s: %s", type(error).__name__, error)
+        raise
+    except Exception as error:
+        _log.error("failed: %s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
+        raise
+
+
+class _LazyModels:
+    """The models behind their port; the libraries are imported by the first use, which many invocations never have."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._models: Model | None = None
+
+    def _loaded(self) -> Model:
+        if self._models is None:
+            from worker_space.adapters.model import PydanticAIModels
+
+            key = self._settings.openai_api_key
+            self._models = PydanticAIModels(
+                openai_base_url=self._settings.openai_base_url,
+                openai_api_key=None if key is None else key.get_secret_value(),
+                region=self._settings.region,
+            )
+        return self._models
+
+    def check(self, model: str) -> None:
+        self._loaded().check(model)
+
+    async def request(self, tenant: TenantContext, request: ModelRequest) -> ModelReply:
+        return await self._loaded().request(tenant, request)
+
+
+class Environment:
+    """One thread's event loop with everything that lives on it.
+
+    Args:
+        settings: Of the deployment.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.loop = asyncio.new_event_loop()
+        names = Names(settings.prefix)
+        calls = AwsCalls(ThreadPoolExecutor(max_workers=32, thread_name_prefix="aws"))
+        region = settings.region
+        self._names = names
+        s3 = make_client("s3", region=region, timeout_seconds=10.0)
+        records = DynamoRecords(client=make_client("dynamodb", region=region), calls=calls, table=settings.table)
+        cache = UpstashCache(settings.redis_url, settings.redis_token.get_secret_value(), names)
+        key = settings.qdrant_api_key
+        memory = QdrantContext(settings.qdrant_url, None if key is None else key.get_secret_value(), names)
+        queues = SqsQueues(
+            make_client("sqs", region=region),
+            make_client("lambda", region=region),
+            calls,
+            names,
+            worker_function=settings.worker_function,
+            worker_timeout_seconds=settings.worker_timeout_seconds,
+            dead_letter_arn=settings.dead_letter_arn,
+        )
+        files = S3Files(s3, calls, names, settings.bucket)
+        self.parts: Parts = compose(
+            Ports(
+                records=records,
+                due=records,
+                cache=cache,
+                queues=queues,
+                memory=memory,
+                files=files,
+                content=S3Content(s3, calls, names, settings.bucket),
+                model=_LazyModels(settings),
+                patterns=Re2Patterns(),
+                dependencies={
+                    "table": records.ping,
+                    "files": files.ping,
+                    "queue": queues.ping,
+                    "redis": cache.ping,
+                    "qdrant": memory.ping,
+                },
+            ),
+            settings,
+        )
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run `work` to its end on this environment's loop."""
+        return self.loop.run_until_complete(work)
+
+    # -- what the functions do -------------------------------------------------------------------
+    def work(self, record: Mapping[str, Any], invocation: Invocation) -> None:
+        """Take one SQS record of a project's queue; returns when it may be acknowledged."""
+        with _told():
+            delivery = Delivery.model_validate_json(record["body"])
+            lease = Lease(queue_url=self._queue_url(record["eventSourceARN"]), receipt_handle=record["receiptHandle"])
+            deadline = time.monotonic() + _seconds(invocation) - _RESERVE_SECONDS
+            self.run(self.parts.worker.handle(delivery, lease, deadline=deadline))
+
+    def bury(self, record: Mapping[str, Any]) -> None:
+        """Take one SQS record of the dead-letter queue; returns when it may be acknowledged."""
+        with _told():
+            self.run(self.parts.dead_letters.handle(Delivery.model_validate_json(record["body"])))
+
+    def sweep(self, invocation: Invocation) -> dict[str, int]:
+        """See to what is overdue, within the invocation's time."""
+        with _told():
+            return self.run(self.parts.sweeper.sweep(seconds=max(1.0, _seconds(invocation) - _RESERVE_SECONDS)))
+
+    def drain(self, request: Mapping[str, Any], run: Callable[[Any], Any], invocation: Invocation) -> int:
+        """Serve a new queue until its event source mapping has started; takes no message it cannot finish.
+
+        Args:
+            request: The tenant and the queue's generation, as `Queues.wake_worker` sends them.
+            run: The worker's handler for an SQS event.
+        """
+        tenant = TenantContext(request["user_id"], request["project_id"])
+        arn = self._queue_arn(self._names.queue(tenant, request["generation"]))
+        client = make_client("sqs", region=self.settings.region, timeout_seconds=_POLL_SECONDS + 5.0)
+        receiver = QueueReceiver(client, queue_url=self._queue_url(arn), queue_arn=arn)
+        stop_at = time.monotonic() + min(_DRAIN_SECONDS, _seconds(invocation) / 2)
+        return drain(receiver, run, until=lambda: time.monotonic() >= stop_at, wait_seconds=_POLL_SECONDS)
+
+    def _queue_arn(self, name: str) -> str:
+        return f"{self.settings.dead_letter_arn.rpartition(':')[0]}:{name}"
+
+    def _queue_url(self, arn: str) -> str:
+        _, _, _, region, account, name = arn.split(":")
+        return f"https://sqs.{region}.amazonaws.com/{account}/{name}"
+
+
+def environment() -> Environment:
+    """This thread's environment, made at its first call."""
+    found: Environment | None = getattr(_threads, "environment", None)
+    if found is None:
+        settings = Settings.from_environment()
+        logging.getLogger("worker_space").setLevel(settings.log_level)
+        found = Environment(settings)
+        asyncio.set_event_loop(found.loop)
+        _threads.environment = found
+    return found

@@ -1,0 +1,112 @@
+"""A run's journal: the steps that are saved, and the conversation that they add up to again.
+
+Three kinds of steps follow one another: a `model` step holds an answer before its tools run; an `intent` stands
+before a tool's effect; a `results` step holds what tools returned. Whoever takes a task over reads them and goes on
+behind the last: no answered model call is paid for again, and no effect is made twice.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from worker_space.clock import now_ms
+from worker_space.ledger import Claim, Ledger
+from worker_space.models import AssistantTurn, ModelReply, ToolCall, ToolResult, Turn
+from worker_space.texts import Texts
+
+__all__ = ["Journal"]
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where a run stands.
+
+    Attributes:
+        turns: What was said in this run, behind the user's message.
+        pending: Calls of the last model answer that have no result yet.
+        intents: Planned effects without a result, by call id.
+        effects: What was done to the user's files or the agent's memory, in words for the user.
+    """
+
+    turns: list[Turn] = field(default_factory=list)
+    pending: list[ToolCall] = field(default_factory=list)
+    intents: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    effects: list[str] = field(default_factory=list)
+    model_calls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
+class Journal:
+    """The journal of one claimed task.
+
+    Args:
+        number: Of the next step.
+    """
+
+    def __init__(self, ledger: Ledger, texts: Texts, claim: Claim) -> None:
+        self._ledger = ledger
+        self._texts = texts
+        self._claim = claim
+        self._number = 0
+        self.progress = Progress()
+
+    async def resume(self) -> None:
+        """Read what earlier attempts have saved."""
+        tenant = self._claim.delivery.tenant
+        for item in await self._ledger.steps(tenant, self._claim.delivery.task):
+            self._follow(item["kind"], json.loads(await self._texts.read(tenant, item)))
+            self._number += 1
+
+    def effect(self, call: ToolCall) -> str:
+        """The name of a call's effect: the same at every attempt, and no other call's.
+
+        Made from places, not from the call's id: what a provider takes for an id may repeat or not be ASCII.
+        """
+        turn = next(turn for turn in reversed(self.progress.turns) if isinstance(turn, AssistantTurn))
+        place = next(index for index, each in enumerate(turn.tool_calls) if each.id == call.id)
+        return f"{self._claim.delivery.task}#{self.progress.model_calls}.{place}"
+
+    async def model(self, reply: ModelReply, *, milliseconds: int) -> None:
+        """Save a model's answer; stands before the tools it asks for."""
+        await self._save("model", {"reply": reply.model_dump(mode="json"), "ms": milliseconds})
+
+    async def intent(self, call: ToolCall, intent: Mapping[str, Any]) -> None:
+        """Save what a tool is about to do; stands before its effect."""
+        await self._save("intent", {"call_id": call.id, "name": call.name, "intent": intent})
+
+    async def results(self, results: Sequence[ToolResult], *, effect: str | None = None, milliseconds: int) -> None:
+        """Save what tools returned; stands before the next model call."""
+        body = {"results": [result.model_dump(mode="json") for result in results], "ms": milliseconds}
+        await self._save("results", body | ({} if effect is None else {"effect": effect}))
+
+    async def _save(self, kind: str, body: Mapping[str, Any]) -> None:
+        tenant, text = self._claim.delivery.tenant, json.dumps(body, ensure_ascii=False)
+        # The attempt is in the key: a worker that has lost the task must not overwrite its successor's text.
+        key = f"{self._claim.delivery.task}/step/{self._number}.{self._claim.attempt}"
+        kept = await self._texts.keep(tenant, key, text)
+        step = {"number": self._number, "kind": kind, "at": now_ms(), "attempt": self._claim.attempt, **kept}
+        await self._ledger.journal(self._claim, self._number, step)
+        self._follow(kind, json.loads(text))
+        self._number += 1
+
+    def _follow(self, kind: str, body: Mapping[str, Any]) -> None:
+        now = self.progress
+        if kind == "model":
+            reply = ModelReply.model_validate(body["reply"])
+            now.turns.append(reply.as_turn())
+            now.pending = list(reply.tool_calls)
+            now.model_calls += 1
+            now.input_tokens += reply.usage.input_tokens
+            now.output_tokens += reply.usage.output_tokens
+        elif kind == "intent":
+            now.intents[body["call_id"]] = body["intent"]
+        else:
+            results = [ToolResult.model_validate(result) for result in body["results"]]
+            now.turns.extend(results)
+            answered = {result.call_id for result in results}
+            now.pending = [call for call in now.pending if call.id not in answered]
+            now.intents = {call_id: intent for call_id, intent in now.intents.items() if call_id not in answered}
+            if "effect" in body:
+                now.effects.append(body["effect"])

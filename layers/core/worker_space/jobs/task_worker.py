@@ -1,0 +1,313 @@
+"""Take one delivery: claim its task, run the agent, end the task, and see to what follows from its end."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+from worker_space.agents import Agent
+from worker_space.bus import AgentBus
+from worker_space.clock import now_ms
+from worker_space.context import AgentContext, MemoryOfAgent
+from worker_space.ending import Ending, Outcome
+from worker_space.errors import ClaimLost, ConditionFailed, NotFound, RunError, TaskCanceled, Unavailable
+from worker_space.jobs.agent_run import AgentRun, Answer
+from worker_space.jobs.journal import Journal
+from worker_space.jobs.lease import Heartbeat
+from worker_space.ledger import Claim, Ledger, Refusal, Stale, due_shard, still_mine
+from worker_space.models import AssistantTurn, Turn, UserTurn
+from worker_space.ports import Files, Lease, Model, Queues, Records
+from worker_space.records import All, Equals, Item, Update
+from worker_space.registry import AgentRegistry, Home
+from worker_space.tasks import Delivery, TaskState
+from worker_space.tenancy import Key, TenantContext
+from worker_space.texts import Texts
+from worker_space.tools.tool import Patterns, ToolContext
+
+__all__ = ["TaskWorker"]
+
+_HISTORY_MESSAGES: Final = 20
+_HISTORY_CHARACTERS: Final = 60_000
+_log = logging.getLogger(__name__)
+
+
+class TaskWorker:
+    """Runs deliveries; stateless between them.
+
+    Args:
+        visibility_seconds: For how long each heartbeat hides the message.
+        max_model_calls: Most model calls of one task.
+    """
+
+    def __init__(
+        self,
+        *,
+        records: Records,
+        queues: Queues,
+        files: Files,
+        model: Model,
+        patterns: Patterns,
+        texts: Texts,
+        context: AgentContext,
+        registry: AgentRegistry,
+        ledger: Ledger,
+        bus: AgentBus,
+        visibility_seconds: int,
+        max_model_calls: int,
+    ) -> None:
+        self._records = records
+        self._queues = queues
+        self._files = files
+        self._model = model
+        self._patterns = patterns
+        self._texts = texts
+        self._context = context
+        self._registry = registry
+        self._ledger = ledger
+        self._bus = bus
+        self._visibility = visibility_seconds
+        self._max_model_calls = max_model_calls
+
+    async def handle(self, delivery: Delivery, lease: Lease, *, deadline: float) -> None:
+        """Work on a delivery until it may be acknowledged.
+
+        Args:
+            deadline: When the invocation ends, on the monotonic clock.
+
+        Raises:
+            ClaimLost: Somebody else has the task: leave the message to the queue's own clock.
+            Unavailable: A dependency does not answer: the message comes again.
+        """
+
+        def extend(seconds: int) -> Awaitable[None]:
+            return self._queues.extend(delivery.tenant, lease, seconds)
+
+        heartbeat = Heartbeat(extend, visibility_seconds=self._visibility, deadline=deadline)
+        home, _ = await asyncio.gather(self._home(delivery.tenant), heartbeat.begin())
+        claim, agent = await self._claim(delivery, home)
+        if isinstance(claim, Refusal):
+            await self._refused(delivery, claim)
+        else:
+            await heartbeat.keep(self._run(claim, agent))
+
+    async def _home(self, tenant: TenantContext, *, fresh: bool = False) -> Home | None:
+        try:
+            return await self._registry.home(tenant, fresh=fresh)
+        except NotFound:
+            return None
+
+    async def _claim(self, delivery: Delivery, home: Home | None) -> tuple[Claim | Refusal, Agent | None]:
+        for _ in range(5):
+            agent = None if home is None else home.agents.get(delivery.agent)
+            if agent is None and home is not None and home.cached:
+                home = await self._home(delivery.tenant, fresh=True)
+                continue
+            try:
+                return await self._ledger.claim(delivery, agent), agent
+            except Stale:
+                home = await self._home(delivery.tenant, fresh=True)
+        raise Unavailable("the table", "the agent changed at every try")
+
+    async def _refused(self, delivery: Delivery, refusal: Refusal) -> None:
+        tenant = delivery.tenant
+        if refusal.why == "ended":
+            await self.settle(tenant, refusal.task)
+        elif refusal.why in {"agent_deleted", "attempts_spent", "canceled"}:
+            item = refusal.task or await self._records.get(tenant, Key.task(delivery.task)) or {}
+            if not item or item["dispatch"] != delivery.dispatch or TaskState(item["state"]).ended:
+                return
+            outcome = {
+                "agent_deleted": Outcome(
+                    state=TaskState.FAILED,
+                    code="agent_deleted",
+                    content="The agent was deleted before it could answer this message.",
+                ),
+                "attempts_spent": Outcome(
+                    state=TaskState.FAILED,
+                    code="attempts_spent",
+                    content=f"The task was begun {self._ledger.max_attempts} times and never came to its end.",
+                ),
+                "canceled": _canceled([]),
+            }[refusal.why]
+            if not await self._bus.end_waiting(tenant, item, outcome):
+                raise ClaimLost("the task has changed since it was looked at")
+
+    # -- the run ---------------------------------------------------------------------------------
+    async def _run(self, claim: Claim, current: Agent | None) -> None:
+        delivery = claim.delivery
+        tenant, journal = delivery.tenant, Journal(self._ledger, self._texts, claim)
+        question = ""
+        recall = None
+        try:
+            agent, (question, history) = await asyncio.gather(
+                self._pinned(claim, current), self._conversation(delivery)
+            )
+            (recalled, recall), _ = await asyncio.gather(
+                self._context.recall(tenant, agent.id, question, task_id=delivery.task),
+                journal.resume() if claim.resumed else asyncio.sleep(0),
+            )
+            tools = ToolContext(
+                tenant=tenant,
+                files=self._files,
+                patterns=self._patterns,
+                memory=MemoryOfAgent(self._context, tenant, agent.id),
+                agent_id=agent.id,
+            )
+            run = AgentRun(
+                tenant=tenant,
+                agent=agent,
+                model=self._model,
+                tools=tools,
+                journal=journal,
+                question=question,
+                history=history,
+                recalled=recalled,
+                max_model_calls=self._max_model_calls,
+            )
+            answer = await run.answer()
+            outcome = await self._completed(claim, answer)
+        except TaskCanceled:
+            outcome = _canceled(journal.progress.effects)
+        except RunError as error:
+            outcome = Outcome(state=TaskState.FAILED, code="run_failed", content=str(error))
+        facts = {
+            "recall": recall,
+            "input_tokens": journal.progress.input_tokens,
+            "output_tokens": journal.progress.output_tokens,
+        }
+        outcome = Outcome(
+            state=outcome.state,
+            content=outcome.content,
+            content_key=outcome.content_key,
+            code=outcome.code,
+            facts={name: value for name, value in facts.items() if value is not None},
+        )
+        await self._end(claim, outcome, question=question)
+
+    async def _pinned(self, claim: Claim, current: Agent | None) -> Agent:
+        """The agent at the version that the task began with."""
+        if not claim.resumed and current is not None:
+            return current
+        task = await self._records.get(claim.delivery.tenant, Key.task(claim.delivery.task)) or {}
+        version = task.get("agent_version")
+        if current is not None and current.version == version:
+            return current
+        try:
+            return await self._registry.version(claim.delivery.tenant, claim.delivery.agent, int(version or 0))
+        except NotFound as error:
+            raise RunError("The agent was deleted before it could answer this message.") from error
+
+    async def _conversation(self, delivery: Delivery) -> tuple[str, list[Turn]]:
+        """The message to answer, and what was said before it: one query."""
+        tenant = delivery.tenant
+        behind = Key.message(delivery.session, delivery.number + 1).sort
+        page = await self._records.query(
+            tenant, Key.messages(delivery.session), limit=_HISTORY_MESSAGES + 1, after=behind, descending=True
+        )
+        if not page.items or page.items[0]["number"] != delivery.number:
+            raise RunError("The message was deleted before it could be answered.")
+        question = await self._texts.read(tenant, page.items[0])
+        return question, await self._history(tenant, page.items[1:])
+
+    async def _history(self, tenant: TenantContext, newest_first: Sequence[Item]) -> list[Turn]:
+        """Whole turns, the newest that fit; turns without an answer are left out."""
+        unanswered = {item["task_id"] for item in newest_first if item.get("status", "ok") != "ok"}
+        answered = {item["task_id"] for item in newest_first if item["role"] == "assistant"} - unanswered
+        turns: list[Turn] = []
+        room = _HISTORY_CHARACTERS
+        for item in newest_first:
+            if item["task_id"] not in answered:
+                continue
+            text = await self._texts.read(tenant, item)
+            room -= len(text)
+            if room < 0:
+                break
+            turns.append(UserTurn(content=text) if item["role"] == "user" else AssistantTurn(content=text))
+        turns.reverse()
+        # A model takes a conversation from a user's turn on.
+        return turns[1:] if turns and isinstance(turns[0], AssistantTurn) else turns
+
+    async def _completed(self, claim: Claim, answer: Answer) -> Outcome:
+        key = f"{claim.delivery.task}/answer.{claim.attempt}"
+        kept = await self._texts.keep(claim.delivery.tenant, key, answer.content)
+        return Outcome(state=TaskState.COMPLETED, content=answer.content, content_key=kept.get("content_key"))
+
+    # -- the end and after -----------------------------------------------------------------------
+    async def _end(self, claim: Claim, outcome: Outcome, *, question: str) -> None:
+        delivery = claim.delivery
+        tenant = delivery.tenant
+        ending = Ending(
+            ticket=delivery.ticket,
+            epoch=delivery.epoch,
+            generation=delivery.generation,
+            slot=delivery.slot,
+            redispatch_ms=self._ledger.redispatch_ms,
+            when=All(*still_mine(claim)),
+        )
+        deliveries = await self._bus.end(tenant, ending, outcome)
+        answer = outcome.content if outcome.state is TaskState.COMPLETED else None
+        await asyncio.gather(
+            self._bus.announce(tenant, delivery.task),
+            self._bus.send_all(deliveries),
+            self._keep_interaction(delivery.task, delivery.session, delivery.agent, tenant, question, answer),
+        )
+
+    async def _keep_interaction(
+        self, task_id: str, session_id: str, agent_id: str, tenant: TenantContext, question: str, answer: str | None
+    ) -> None:
+        """Put a completed interaction into the agent's memory, now or, when that is down, later by the sweeper."""
+        if answer is None:
+            return
+        try:
+            await self._context.add_interaction(
+                tenant, agent_id, task_id=task_id, session_id=session_id, question=question, answer=answer
+            )
+        except NotFound:
+            _log.info("task %s ended after its agent was deleted: nothing is remembered", task_id)
+        except Unavailable as error:
+            _log.warning("the memory of task %s is left to the sweeper: %s", task_id, error)
+            later = {"due_shard": due_shard(task_id), "due_at": now_ms() + 60_000}
+            ended = Equals("state", TaskState.COMPLETED.value)
+            try:
+                await self._records.write(tenant, Update(key=Key.task(task_id), set=later, when=ended))
+            except ConditionFailed:
+                _log.info("task %s is gone: nothing is remembered", task_id)
+
+    async def settle(self, tenant: TenantContext, item: Item) -> None:
+        """Do again what follows from a task's end: an earlier worker may have died before it had done all of it.
+
+        Raises:
+            Unavailable: Something of it could not be done yet.
+        """
+        deliveries = [Delivery.model_validate(each) for each in item.get("next", [])]
+        await asyncio.gather(self._bus.announce(tenant, item["id"]), self._bus.send_all(deliveries))
+        if item["state"] == TaskState.COMPLETED.value:
+            question, answer = await self._records.get_many(
+                tenant,
+                [
+                    Key.message(item["session_id"], item["number"]),
+                    Key.message(item["session_id"], item["number"] + 1),
+                ],
+            )
+            if question is not None and answer is not None:
+                await self._context.add_interaction(
+                    tenant,
+                    item["agent_id"],
+                    task_id=item["id"],
+                    session_id=item["session_id"],
+                    question=await self._texts.read(tenant, question),
+                    answer=await self._texts.read(tenant, answer),
+                )
+        if "due_at" in item:
+            settled = Update(
+                key=Key.task(item["id"]), remove=["due_shard", "due_at"], when=Equals("due_at", item["due_at"])
+            )
+            try:
+                await self._records.write(tenant, settled)
+            except ConditionFailed:
+                _log.info("task %s was settled by somebody else", item["id"])
+
+
+def _canceled(effects: Sequence[str]) -> Outcome:
+    done = "; ".join(effects) if effects else "nothing was changed"
+    return Outcome(state=TaskState.CANCELED, content=f"Canceled by the user. Done before that: {done}.")
