@@ -1,1 +1,1 @@
-"""Entry points of AWS Lambda, one folder each. In a deployment each folder stands alone; the tests import them from here."""
+"""Entry points of AWS Lambda, one folder each; in a deployment each folder stands alone."""

@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from worker_space.adapters.memory_cache import MemoryCache
 from worker_space.adapters.memory_context import MemoryContext
@@ -13,7 +14,7 @@ from worker_space.adapters.patterns import Re2Patterns
 from worker_space.composition import Parts, Ports, compose
 from worker_space.errors import InvalidRequest
 from worker_space.models import ModelReply, ModelRequest, ToolCall
-from worker_space.ports import Model, Queues, Records
+from worker_space.ports import Model, Records
 from worker_space.settings import Settings
 from worker_space.tasks import Delivery
 from worker_space.tenancy import Names, TenantContext
@@ -94,27 +95,24 @@ class MemoryStack:
         self.memory = MemoryContext(NAMES)
         self.files = MemoryFiles()
         self.content = MemoryContent()
+        assert isinstance(self.records, MemoryRecords)
+        self.ports = Ports(
+            records=self.records,
+            due=self.records,
+            cache=self.cache,
+            queues=self.queues,
+            memory=self.memory,
+            files=self.files,
+            content=self.content,
+            model=self.real_model or self.model,
+            patterns=Re2Patterns(),
+            dependencies={},
+        )
         self.parts: Parts = self.compose()
 
-    def compose(self, *, records: Records | None = None, queues: Queues | None = None) -> Parts:
-        """The system over these adapters, or over others in their place."""
-        used = self.records if records is None else records
-        assert isinstance(self.records, MemoryRecords)
-        return compose(
-            Ports(
-                records=used,
-                due=self.records,
-                cache=self.cache,
-                queues=self.queues if queues is None else queues,
-                memory=self.memory,
-                files=self.files,
-                content=self.content,
-                model=self.real_model or self.model,
-                patterns=Re2Patterns(),
-                dependencies={},
-            ),
-            self.settings,
-        )
+    def compose(self, **instead: Any) -> Parts:
+        """The system over these adapters, or with others in the place of some."""
+        return compose(replace(self.ports, **instead), self.settings)
 
     async def work(self, tenant: TenantContext, *, generation: int = 1, most: int = 1000) -> Sequence[Delivery]:
         """Run what waits in the tenant's queue, as an event source mapping would; returns what was delivered."""

@@ -110,9 +110,7 @@ async def test_pages_follow_one_another_in_both_directions(setup: Setup) -> None
         seen: list[int] = []
         after: str | None = None
         while True:
-            page = await setup.records.query(
-                setup.tenant, Key("A#"), limit=3, after=after, descending=descending
-            )
+            page = await setup.records.query(setup.tenant, Key("A#"), limit=3, after=after, descending=descending)
             seen += [item["n"] for item in page.items]
             after = page.after
             if after is None:
@@ -181,9 +179,7 @@ async def test_a_condition_on_a_missing_item_fails_with_an_empty_one(setup: Setu
         await setup.records.write(setup.tenant, Update(key=KEY, set={"a": 1}, when=Exists("sk")))
     assert caught.value.items == [{}]
     with pytest.raises(ConditionFailed) as caught:
-        await setup.records.write(
-            setup.tenant, Put(key=Key("X"), item={}), Delete(key=KEY, when=Equals("version", 1))
-        )
+        await setup.records.write(setup.tenant, Put(key=Key("X"), item={}), Delete(key=KEY, when=Equals("version", 1)))
     assert caught.value.items == [None, {}]
 
 

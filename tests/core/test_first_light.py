@@ -168,7 +168,6 @@ async def test_cancel_of_a_running_task_stops_before_the_next_effect(
         calls(("write_file", {"path": "b.txt", "content": "b"})),
     ]
 
-
     async def cancel_now(request: ModelRequest) -> None:
         if len(stack.model.requests) == 2:
             assert (await space.cancel_task(sent.task_id)).cancel_requested
@@ -234,8 +233,8 @@ async def test_direct_execution_waits_and_returns_the_answer(stack: MemoryStack,
     session = await space.sessions.create(TENANT, NewSession())
     request = MessageRequest(content="hi", target_agent="coder")
     waiting = asyncio.ensure_future(space.direct_execution(session.id, request, wait_seconds=5))
-    while not await stack.work(TENANT):
-        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.05)
+    assert len(await stack.work(TENANT)) == 1
     reply = await waiting
     assert reply.response is not None
     assert reply.response.content == "You said: hi"

@@ -151,9 +151,7 @@ async def test_the_first_claim_needs_the_agents_newest_version_and_pins_it(
     assert item["agent_version"] == newer.version
 
 
-async def test_a_lowered_cap_parks_what_is_delivered_too_much(
-    stack: MemoryStack, ledger: Ledger, agent: Agent
-) -> None:
+async def test_a_lowered_cap_parks_what_is_delivered_too_much(stack: MemoryStack, ledger: Ledger, agent: Agent) -> None:
     deliveries = [await _deliver(stack) for _ in range(3)]
     registry = stack.parts.services.collaborators.registry
     lowered = await registry.update(TENANT, agent.id, AgentChanges(max_concurrency=1))

@@ -177,6 +177,7 @@ async def _until_all_have_ended(
 ) -> None:
     """Let time pass: by jumps, so that the messages of the dead come back, and (`overtaken`) of the living, too."""
     until = time.monotonic() + 40
+    tasks: list[Item | None] = []
     everyone = [each.task_id for session in sent.values() for each in session]
     while time.monotonic() < until:
         await asyncio.sleep(0.05)

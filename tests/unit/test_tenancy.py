@@ -44,9 +44,7 @@ HOSTILE = st.one_of(
         ]
     ),
     st.text(alphabet="abAB01-_/.:#|%é", min_size=1, max_size=30),
-    st.text(
-        alphabet=st.characters(blacklist_categories=("Cc", "Cs")), min_size=1, max_size=255
-    ),
+    st.text(alphabet=st.characters(blacklist_categories=("Cc", "Cs")), min_size=1, max_size=255),
 )
 TENANTS = st.builds(TenantContext, HOSTILE, HOSTILE)
 

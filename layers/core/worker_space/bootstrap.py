@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from worker_space.adapters.aws import AwsCalls, make_client
 from worker_space.adapters.dynamodb import DynamoRecords
+from worker_space.adapters.model import PydanticAIModels
 from worker_space.adapters.patterns import Re2Patterns
 from worker_space.adapters.qdrant import QdrantContext
 from worker_space.adapters.s3 import S3Content, S3Files
@@ -25,8 +26,7 @@ from worker_space.adapters.upstash import UpstashCache
 from worker_space.composition import Parts, Ports, compose
 from worker_space.errors import WorkerSpaceError
 from worker_space.jobs.drain import drain
-from worker_space.models import ModelReply, ModelRequest
-from worker_space.ports import Lease, Model
+from worker_space.ports import Lease
 from worker_space.settings import Settings
 from worker_space.tasks import Delivery
 from worker_space.tenancy import Names, TenantContext
@@ -65,32 +65,6 @@ def _told() -> Iterator[None]:
         raise
 
 
-class _LazyModels:
-    """The models behind their port; the libraries are imported by the first use, which many invocations never have."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._models: Model | None = None
-
-    def _loaded(self) -> Model:
-        if self._models is None:
-            from worker_space.adapters.model import PydanticAIModels
-
-            key = self._settings.openai_api_key
-            self._models = PydanticAIModels(
-                openai_base_url=self._settings.openai_base_url,
-                openai_api_key=None if key is None else key.get_secret_value(),
-                region=self._settings.region,
-            )
-        return self._models
-
-    def check(self, model: str) -> None:
-        self._loaded().check(model)
-
-    async def request(self, tenant: TenantContext, request: ModelRequest) -> ModelReply:
-        return await self._loaded().request(tenant, request)
-
-
 class Environment:
     """One thread's event loop with everything that lives on it.
 
@@ -102,7 +76,8 @@ class Environment:
         self.settings = settings
         self.loop = asyncio.new_event_loop()
         names = Names(settings.prefix)
-        calls = AwsCalls(ThreadPoolExecutor(max_workers=32, thread_name_prefix="aws"))
+        self._executor = ThreadPoolExecutor(max_workers=32, thread_name_prefix="aws")
+        calls = AwsCalls(self._executor)
         region = settings.region
         self._names = names
         s3 = make_client("s3", region=region, timeout_seconds=10.0)
@@ -119,37 +94,51 @@ class Environment:
             worker_timeout_seconds=settings.worker_timeout_seconds,
             dead_letter_arn=settings.dead_letter_arn,
         )
-        files = S3Files(s3, calls, names, settings.bucket)
-        self.parts: Parts = compose(
-            Ports(
-                records=records,
-                due=records,
-                cache=cache,
-                queues=queues,
-                memory=memory,
-                files=files,
-                content=S3Content(s3, calls, names, settings.bucket),
-                model=_LazyModels(settings),
-                patterns=Re2Patterns(),
-                dependencies={
-                    "table": records.ping,
-                    "files": files.ping,
-                    "queue": queues.ping,
-                    "redis": cache.ping,
-                    "qdrant": memory.ping,
-                },
-            ),
-            settings,
+        openai_key = settings.openai_api_key
+        self._models = PydanticAIModels(
+            openai_base_url=settings.openai_base_url,
+            openai_api_key=None if openai_key is None else openai_key.get_secret_value(),
+            region=region,
         )
+        self._closing = (cache.close, memory.close, self._models.close)
+        files = S3Files(s3, calls, names, settings.bucket)
+        self.ports = Ports(
+            records=records,
+            due=records,
+            cache=cache,
+            queues=queues,
+            memory=memory,
+            files=files,
+            content=S3Content(s3, calls, names, settings.bucket),
+            model=self._models,
+            patterns=Re2Patterns(),
+            dependencies={
+                "table": records.ping,
+                "files": files.ping,
+                "queue": queues.ping,
+                "redis": cache.ping,
+                "qdrant": memory.ping,
+            },
+        )
+        self.parts: Parts = compose(self.ports, settings)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run `work` to its end on this environment's loop."""
         return self.loop.run_until_complete(work)
 
+    def close(self) -> None:
+        """End the connections and the loop; the environment cannot be used any more."""
+        for close in self._closing:
+            self.run(close())
+        self._executor.shutdown()
+        self.loop.close()
+
     # -- what the functions do -------------------------------------------------------------------
     def work(self, record: Mapping[str, Any], invocation: Invocation) -> None:
         """Take one SQS record of a project's queue; returns when it may be acknowledged."""
         with _told():
+            # Importing a model library takes a second or two: before the heartbeat begins, not during it.
+            self._models.warm_up(self.settings.default_model)
             delivery = Delivery.model_validate_json(record["body"])
             lease = Lease(queue_url=self._queue_url(record["eventSourceARN"]), receipt_handle=record["receiptHandle"])
             deadline = time.monotonic() + _seconds(invocation) - _RESERVE_SECONDS

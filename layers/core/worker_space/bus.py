@@ -268,7 +268,7 @@ class AgentBus:
         return task_of(task), answer
 
     async def wait_for_result(self, tenant: TenantContext, sent: Sent, *, seconds: float) -> tuple[Task, Item | None]:
-        """Wait until the task has ended, or for `seconds`; the sign in the cache spares the table, the table decides."""
+        """Wait until the task has ended, or for `seconds`: a sign in the cache says when to look, the table decides."""
         until = time.monotonic() + seconds
         pause, table_at = 0.004, time.monotonic() + 1.0
         while (left := until - time.monotonic()) > 0:

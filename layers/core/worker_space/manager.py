@@ -7,7 +7,7 @@ __all__ = ["WorkerSpaceManager"]
 
 
 class WorkerSpaceManager:
-    """Lives as long as one invocation or request: a registry that lived longer would carry tenants from one to the next."""
+    """Lives as long as one invocation or request; if it lived longer, it would carry tenants from one to the next."""
 
     def __init__(self, parts: Collaborators) -> None:
         self._parts = parts

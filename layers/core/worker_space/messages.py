@@ -4,7 +4,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-__all__ = ["ChatSession", "MAX_CONTENT_BYTES", "Message", "MessageRequest", "MessageResponse", "NewSession"]
+__all__ = ["MAX_CONTENT_BYTES", "ChatSession", "Message", "MessageRequest", "MessageResponse", "NewSession"]
 
 MAX_CONTENT_BYTES: Final = 1024 * 1024
 

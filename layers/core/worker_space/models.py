@@ -46,6 +46,8 @@ class ToolCall(_Frozen):
 
 
 class UserTurn(_Frozen):
+    """What the user said."""
+
     kind: Literal["user"] = "user"
     content: str
 
@@ -61,6 +63,8 @@ class AssistantTurn(_Frozen):
 
 
 class ToolResult(_Frozen):
+    """What a tool returned, or (`is_error`) why it refused."""
+
     kind: Literal["tool"] = "tool"
     call_id: str
     name: str

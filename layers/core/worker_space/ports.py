@@ -167,6 +167,8 @@ class ContextEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContextMatch:
+    """An entry that a search found; scores are comparable within one search only."""
+
     entry: ContextEntry
     score: float
 
@@ -187,7 +189,7 @@ class ContextStore(Protocol):
     async def search(
         self, tenant: TenantContext, agent_id: str, query: str, *, limit: int, generation: int = 1
     ) -> Sequence[ContextMatch]:
-        """The best successful entries for `query`, best first, of this context generation; empty without a collection."""
+        """The best successful entries of this context generation, best first; empty without a collection."""
 
     async def entries(
         self, tenant: TenantContext, agent_id: str, *, limit: int, after: str | None = None
@@ -223,6 +225,8 @@ class FileInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileBody:
+    """Bytes of a file from `start` on."""
+
     info: FileInfo
     data: bytes
     start: int = 0

@@ -25,7 +25,7 @@ class Space(BaseModel):
 
     Attributes:
         epoch: Grows with every reset, erasure or deletion; work of an older epoch cannot write.
-        generation: Of the queue, because SQS refuses the name of a queue deleted less than 60 s ago; 0 before the first.
+        generation: Of the queue: SQS refuses the name of a queue deleted less than 60 s ago. 0 before the first.
         last_accept: When a message was last accepted, epoch milliseconds.
     """
 

@@ -60,6 +60,8 @@ class Equals:
 
 @dataclass(frozen=True, slots=True)
 class OneOf:
+    """The attribute is there and equals one of the values."""
+
     attribute: str
     values: Sequence[Any]
 
@@ -107,7 +109,7 @@ class All:
 
 
 @dataclass(frozen=True, slots=True)
-class Any_:  # noqa: N801 - `Any` is typing's
+class Any_:
     """At least one condition holds."""
 
     conditions: tuple["Condition", ...]

@@ -6,7 +6,7 @@ on one (accept, first claim) carry that version as a condition; who finds it old
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,7 +19,7 @@ from worker_space.idempotency import Repeat, remember
 from worker_space.ids import is_id, new_id
 from worker_space.ports import Cache, Records
 from worker_space.projects import Space, SpaceState
-from worker_space.records import All, Check, Delete, Equals, Exists, Item, Missing, OneOf, Page, Put, Update, Write
+from worker_space.records import All, Check, Delete, Equals, Exists, Item, Missing, OneOf, Put, Update, Write
 from worker_space.tenancy import Key, TenantContext
 
 __all__ = ["CACHE_TTL_SECONDS", "IS_LIVE", "AgentRegistry", "Home", "agent_of", "new_agent_writes"]
@@ -163,8 +163,10 @@ class AgentRegistry:
             raise NotFound(f"there is no version {version} of this agent")
         return agent_of(item)
 
-    async def page(self, tenant: TenantContext, *, limit: int, after: str | None) -> Page:
-        return await self._records.query(tenant, Key.agents(), limit=limit, after=after)
+    async def page(self, tenant: TenantContext, *, limit: int, after: str | None) -> tuple[Sequence[Agent], str | None]:
+        """Agents in the order of their ages, from the table."""
+        page = await self._records.query(tenant, Key.agents(), limit=limit, after=after)
+        return [agent_of(item) for item in page.items], page.after
 
     # -- write -----------------------------------------------------------------------------------
     def draft(self, config: AgentConfig) -> Agent:

@@ -24,6 +24,8 @@ _RECALLED_CHARACTERS: Final = 1_500
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
+    """What a run came to, and the tokens of all its model calls."""
+
     content: str
     input_tokens: int
     output_tokens: int

@@ -65,7 +65,7 @@ def drain(receiver: Receiver, run: Callable[[SqsEvent], Any], *, until: Callable
         records = event["Records"]
         try:
             failed = failed_messages(run(event), [record["messageId"] for record in records])
-        except Exception:
+        except Exception:  # noqa: BLE001 - whatever a function raises fails its batch, not the loop
             _log.exception("the handler failed; the message comes back when its visibility ends")
             continue
         for record in records:
