@@ -1,0 +1,274 @@
+"""Project queues on SQS, and the Lambda event source mappings that drain them.
+
+Queues and mappings are made and released while the service runs. Every step may be repeated by whoever finds it half
+done, so "exists already" and "gone already" are success. Nothing about a queue is kept between calls: its address and
+ARN follow from its name and from the dead-letter queue's ARN, which lies in the same account and region.
+"""
+
+import asyncio
+import json
+import random
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from botocore.exceptions import ClientError
+
+from worker_space.adapters.aws import AwsCalls, error_code
+from worker_space.errors import ClaimLost, InvalidRequest, NotFound, Unavailable
+from worker_space.ports import Lease
+from worker_space.tenancy import Names, TenantContext
+
+if TYPE_CHECKING:
+    from mypy_boto3_lambda.client import LambdaClient
+    from mypy_boto3_sqs.client import SQSClient
+
+__all__ = ["SqsQueues"]
+
+_SQS: Final = "sqs"
+_LAMBDA: Final = "lambda"
+
+# SQS answers in the codes of its old protocol or of its new one, by the client's version.
+_QUERY_PREFIX: Final = "AWS.SimpleQueueService."
+_QUEUE_GONE: Final = frozenset({"NonExistentQueue", "QueueDoesNotExist"})
+_QUEUE_DIFFERS: Final = frozenset({"QueueAlreadyExists", "QueueNameExists"})
+# `InvalidParameterValue` is what a FIFO queue answers to a receipt handle that has expired.
+_RECEIPT_OLD: Final = frozenset({"InvalidParameterValue", "MessageNotInflight", "ReceiptHandleIsInvalid"}) | _QUEUE_GONE
+_MAPPING_EXISTS: Final = "ResourceConflictException"
+_MAPPING_GONE: Final = "ResourceNotFoundException"
+_TRY_LATER: Final = frozenset({"ResourceInUseException", "ResourceConflictException", "TooManyRequestsException"})
+
+_RETENTION_SECONDS: Final = 14 * 24 * 3600
+_VISIBILITY_MAX_SECONDS: Final = 12 * 3600
+_RECEIVES: Final = 10
+_DEPTHS: Final = (
+    "ApproximateNumberOfMessages",
+    "ApproximateNumberOfMessagesDelayed",
+    "ApproximateNumberOfMessagesNotVisible",
+)
+
+
+def _code(error: ClientError) -> str:
+    return error_code(error).removeprefix(_QUERY_PREFIX)
+
+
+class SqsQueues:
+    """`Queues` on boto3.
+
+    It needs these permissions, on queues that begin with `names.queues` and on their mappings: `sqs:CreateQueue`,
+    `SetQueueAttributes`, `DeleteQueue`, `SendMessage`, `ChangeMessageVisibility`, `GetQueueAttributes` (also on the
+    dead-letter queue), `lambda:CreateEventSourceMapping`, `ListEventSourceMappings`, `DeleteEventSourceMapping`,
+    `TagResource` (on mappings) and `InvokeFunction` (on the worker).
+
+    Args:
+        sqs: A client from `make_client("sqs")`.
+        lambda_: A client from `make_client("lambda")`.
+        calls: Runs the clients' calls.
+        names: Spells the queues.
+        worker_function: Name or ARN of the worker, with its alias; the mapping's target.
+        worker_timeout_seconds: The worker's timeout; a queue's visibility timeout must not be shorter.
+        dead_letter_arn: The FIFO queue that takes a message after its 10th receive.
+        maximum_concurrency: Most workers that one queue gets at once, 2 to 1000; `None` sets no limit.
+    """
+
+    def __init__(
+        self,
+        sqs: "SQSClient",
+        lambda_: "LambdaClient",
+        calls: AwsCalls,
+        names: Names,
+        *,
+        worker_function: str,
+        worker_timeout_seconds: int,
+        dead_letter_arn: str,
+        maximum_concurrency: int | None = None,
+    ) -> None:
+        self._sqs = sqs
+        self._lambda = lambda_
+        self._calls = calls
+        self._names = names
+        self._worker_function = worker_function
+        self._worker_timeout_seconds = worker_timeout_seconds
+        self._dead_letter_arn = dead_letter_arn
+        self._maximum_concurrency = maximum_concurrency
+        self._arn_prefix, _, self._dead_letter_name = dead_letter_arn.rpartition(":")
+        self._account = self._arn_prefix.rpartition(":")[2]
+
+    async def create(self, tenant: TenantContext, generation: int) -> None:
+        """Make queue and mapping; what exists already is success.
+
+        Raises:
+            Unavailable: Also when the queue's name was deleted less than 60 s ago.
+        """
+        name = self._names.queue(tenant, generation)
+        changeable = {
+            "VisibilityTimeout": str(self._worker_timeout_seconds),
+            "MessageRetentionPeriod": str(_RETENTION_SECONDS),
+            "SqsManagedSseEnabled": "true",
+            "RedrivePolicy": json.dumps(
+                {"deadLetterTargetArn": self._dead_letter_arn, "maxReceiveCount": str(_RECEIVES)}
+            ),
+        }
+        # Deduplication in the whole queue, not per group: a task sent again may have got another slot's group.
+        fixed = {"FifoQueue": "true", "ContentBasedDeduplication": "false"}
+        try:
+            await self._calls(_SQS, self._sqs.create_queue, QueueName=name, Attributes={**fixed, **changeable})
+        except ClientError as error:
+            if _code(error) not in _QUEUE_DIFFERS:
+                raise Unavailable(_SQS, _code(error)) from error
+            # Made by a deployment with another worker timeout: a mapping would be refused.
+            await self._sqs_call(self._sqs.set_queue_attributes, QueueUrl=self._url(name), Attributes=changeable)
+        await self._create_mapping(name)
+
+    async def release(self, tenant: TenantContext, generation: int) -> None:
+        """Delete mapping and queue; what is gone already is success.
+
+        Raises:
+            Unavailable: Also when the mapping is being changed just now; repeat it later.
+        """
+        name = self._names.queue(tenant, generation)
+        try:
+            listed = await self._control(self._lambda.list_event_source_mappings, EventSourceArn=self._arn(name))
+        except ClientError as error:
+            if _code(error) != _MAPPING_GONE:
+                raise Unavailable(_LAMBDA, _code(error)) from error
+            listed = {}
+        for mapping in listed.get("EventSourceMappings", ()):
+            if mapping.get("State") == "Deleting":
+                continue
+            try:
+                await self._control(self._lambda.delete_event_source_mapping, UUID=mapping["UUID"])
+            except ClientError as error:
+                if _code(error) != _MAPPING_GONE:
+                    raise Unavailable(_LAMBDA, _code(error)) from error
+        try:
+            await self._calls(_SQS, self._sqs.delete_queue, QueueUrl=self._url(name))
+        except ClientError as error:
+            if _code(error) not in _QUEUE_GONE:
+                raise Unavailable(_SQS, _code(error)) from error
+
+    async def send(self, tenant: TenantContext, generation: int, body: str, *, group: str, deduplication: str) -> None:
+        """Send one message, with one request.
+
+        Raises:
+            NotFound: The queue is gone.
+        """
+        try:
+            answer = await self._calls(
+                _SQS,
+                self._sqs.send_message,
+                QueueUrl=self._url(self._names.queue(tenant, generation)),
+                MessageBody=body,
+                MessageGroupId=group,
+                MessageDeduplicationId=deduplication,
+            )
+        except ClientError as error:
+            if _code(error) in _QUEUE_GONE:
+                raise NotFound(f"the project's queue of generation {generation} is gone") from error
+            raise Unavailable(_SQS, _code(error)) from error
+        if "MessageId" not in answer:  # a page of something in between, taken for an answer without members
+            raise Unavailable(_SQS, "SendMessage was answered without a message id")
+
+    async def extend(self, tenant: TenantContext, lease: Lease, seconds: int) -> None:
+        """Hide the message for `seconds` (0 to 43,200) from now on.
+
+        Raises:
+            ClaimLost: The receipt is no longer the message's current one, or not one of this tenant's queues.
+        """
+        if not 0 <= seconds <= _VISIBILITY_MAX_SECONDS:
+            raise InvalidRequest(f"a message can be hidden for 0 to {_VISIBILITY_MAX_SECONDS} seconds, not {seconds}")
+        name = lease.queue_url.rpartition("/")[2]
+        if not self._names.is_queue(tenant, name):
+            raise ClaimLost("the delivery is from no queue of this project")
+        try:
+            await self._calls(
+                _SQS,
+                self._sqs.change_message_visibility,
+                QueueUrl=self._url(name),
+                ReceiptHandle=lease.receipt_handle,
+                VisibilityTimeout=seconds,
+            )
+        except ClientError as error:
+            if _code(error) in _RECEIPT_OLD:
+                raise ClaimLost("the message was delivered again, or is gone") from error
+            raise Unavailable(_SQS, _code(error)) from error
+
+    async def wake_worker(self, tenant: TenantContext, generation: int) -> None:
+        """Ask the worker function, without waiting, to drain this queue until its mapping runs."""
+        drain = {"user_id": tenant.user_id, "project_id": tenant.project_id, "generation": generation}
+        try:
+            await self._calls(
+                _LAMBDA,
+                self._lambda.invoke,
+                FunctionName=self._worker_function,
+                InvocationType="Event",
+                Payload=json.dumps({"drain": drain}).encode(),
+            )
+        except ClientError as error:
+            raise Unavailable(_LAMBDA, _code(error)) from error
+
+    async def depth(self, tenant: TenantContext, generation: int) -> int:
+        """About how many messages wait or are in flight; 0 when the queue is gone."""
+        try:
+            answer = await self._calls(
+                _SQS,
+                self._sqs.get_queue_attributes,
+                QueueUrl=self._url(self._names.queue(tenant, generation)),
+                AttributeNames=list(_DEPTHS),
+            )
+        except ClientError as error:
+            if _code(error) in _QUEUE_GONE:
+                return 0
+            raise Unavailable(_SQS, _code(error)) from error
+        attributes = answer.get("Attributes", {})
+        return sum(int(attributes.get(name, 0)) for name in _DEPTHS)
+
+    async def ping(self) -> None:
+        """Ask for an attribute of the dead-letter queue, without which nothing is safe anyway."""
+        await self._sqs_call(
+            self._sqs.get_queue_attributes, QueueUrl=self._url(self._dead_letter_name), AttributeNames=["QueueArn"]
+        )
+
+    async def _create_mapping(self, name: str) -> None:
+        arguments: dict[str, Any] = {
+            "EventSourceArn": self._arn(name),
+            "FunctionName": self._worker_function,
+            "BatchSize": 1,
+            "Enabled": True,
+            "FunctionResponseTypes": ["ReportBatchItemFailures"],
+            "Tags": {"worker-space": self._names.prefix},
+        }
+        if self._maximum_concurrency is not None:
+            arguments["ScalingConfig"] = {"MaximumConcurrency": self._maximum_concurrency}
+        try:
+            await self._control(
+                self._lambda.create_event_source_mapping, try_later=frozenset({"TooManyRequestsException"}), **arguments
+            )
+        except ClientError as error:
+            if _code(error) != _MAPPING_EXISTS:
+                raise Unavailable(_LAMBDA, _code(error)) from error
+
+    async def _sqs_call(self, call: Callable[..., Any], **arguments: Any) -> Any:
+        try:
+            return await self._calls(_SQS, call, **arguments)
+        except ClientError as error:
+            raise Unavailable(_SQS, _code(error)) from error
+
+    async def _control(
+        self, call: Callable[..., Any], *, try_later: frozenset[str] = _TRY_LATER, **arguments: Any
+    ) -> Any:
+        """A call to Lambda's control plane, which takes 15 a second from a whole account; it may happen twice."""
+        for pause in (0.2, 0.4, 0.8):
+            try:
+                return await self._calls(_LAMBDA, call, **arguments)
+            except (ClientError, Unavailable) as error:
+                refusal = error if isinstance(error, ClientError) else error.__cause__
+                if not isinstance(refusal, ClientError) or _code(refusal) not in try_later:
+                    raise
+            await asyncio.sleep(random.uniform(0.5, 1.0) * pause)  # noqa: S311 - spread, not a secret
+        return await self._calls(_LAMBDA, call, **arguments)
+
+    def _url(self, name: str) -> str:
+        return f"{self._sqs.meta.endpoint_url.rstrip('/')}/{self._account}/{name}"
+
+    def _arn(self, name: str) -> str:
+        return f"{self._arn_prefix}:{name}"

@@ -1,0 +1,53 @@
+"""Messages of one queue as the events that Lambda makes of them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+__all__ = ["QueueReceiver", "sqs_event"]
+
+
+def sqs_event(messages: Sequence[Mapping[str, Any]], queue_arn: str) -> Mapping[str, Any]:
+    """The event of a function whose source is an SQS queue, from the messages of a ReceiveMessage answer."""
+    region = queue_arn.split(":")[3]
+    return {
+        "Records": [
+            {
+                "messageId": message["MessageId"],
+                "receiptHandle": message["ReceiptHandle"],
+                "body": message["Body"],
+                "attributes": message.get("Attributes", {}),
+                "messageAttributes": {},
+                "md5OfBody": message["MD5OfBody"],
+                "eventSource": "aws:sqs",
+                "eventSourceARN": queue_arn,
+                "awsRegion": region,
+            }
+            for message in messages
+        ]
+    }
+
+
+class QueueReceiver:
+    """Implements `jobs.drain.Receiver` over a boto3 SQS client.
+
+    Args:
+        client: Its read timeout must be longer than the waits asked for.
+    """
+
+    def __init__(self, client: Any, *, queue_url: str, queue_arn: str) -> None:
+        self._client = client
+        self._queue_url = queue_url
+        self._queue_arn = queue_arn
+
+    def receive(self, wait_seconds: int) -> Mapping[str, Any] | None:
+        answer = self._client.receive_message(
+            QueueUrl=self._queue_url,
+            MaxNumberOfMessages=1,
+            WaitTimeSeconds=wait_seconds,
+            MessageSystemAttributeNames=["All"],
+        )
+        messages = answer.get("Messages", [])
+        return sqs_event(messages, self._queue_arn) if messages else None
+
+    def delete(self, receipt_handle: str) -> None:
+        self._client.delete_message(QueueUrl=self._queue_url, ReceiptHandle=receipt_handle)
