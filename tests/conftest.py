@@ -13,6 +13,8 @@ from hypothesis import settings
 settings.register_profile("default", deadline=None, print_blob=True)
 settings.load_profile("default")
 
+pytest_plugins = ["tests.stand_ins"]
+
 _OURS = ("AWS_", "JWT_", "OPENAI_", "QDRANT_", "UPSTASH_", "WORKER_SPACE_", "POWERTOOLS_", "LAMBDA_")
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
 

@@ -16,7 +16,7 @@ import upstash_redis
 import upstash_redis.errors
 from botocore.stub import Stubber
 
-from tests.contract.servers import http, server
+from tests.servers import http, server
 from worker_space.adapters import qdrant, upstash
 from worker_space.adapters.aws import AwsCalls, make_client
 from worker_space.adapters.sqs import SqsQueues

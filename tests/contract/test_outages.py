@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import qdrant_client  # noqa: F401 - loaded before the clock runs: loading it is no waiting on a dead server
 
-from tests.contract.servers import BROKEN, free_port, server
+from tests.servers import BROKEN, free_port, server
 from worker_space.adapters.aws import AwsCalls, make_client
 from worker_space.adapters.qdrant import QdrantContext
 from worker_space.adapters.sqs import SqsQueues

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import pytest
 from botocore.awsrequest import AWSResponse, HTTPHeaders
 
-from tests.contract.conftest import Aws
+from tests.stand_ins import Aws
 from worker_space.adapters.aws import AwsCalls, make_client
 from worker_space.adapters.memory_queues import Delivery, MemoryQueues
 from worker_space.adapters.sqs import SqsQueues

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.contract.conftest import Aws
+from tests.stand_ins import Aws
 from worker_space.adapters.aws import AwsCalls, make_client
 from worker_space.adapters.dynamodb import DynamoRecords
 from worker_space.adapters.memory_records import MemoryRecords

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.contract.conftest import Aws
+from tests.stand_ins import Aws
 from worker_space.adapters.aws import AwsCalls, make_client
 from worker_space.adapters.patterns import Re2Patterns
 from worker_space.adapters.s3 import S3Files

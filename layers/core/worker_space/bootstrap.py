@@ -31,7 +31,7 @@ from worker_space.settings import Settings
 from worker_space.tasks import Delivery
 from worker_space.tenancy import Names, TenantContext
 
-__all__ = ["Environment", "environment"]
+__all__ = ["Environment", "environment", "forget_environment"]
 
 T = TypeVar("T")
 _RESERVE_SECONDS: Final = 5.0
@@ -186,3 +186,12 @@ def environment() -> Environment:
         asyncio.set_event_loop(found.loop)
         _threads.environment = found
     return found
+
+
+def forget_environment() -> None:
+    """Close this thread's environment, if there is one; the next call of `environment` makes a new one."""
+    found: Environment | None = getattr(_threads, "environment", None)
+    if found is not None:
+        found.close()
+        del _threads.environment
+        asyncio.set_event_loop(None)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.contract.servers import stand_in
+from tests.servers import stand_in
 from worker_space.tenancy import Names
 
 
