@@ -1,5 +1,6 @@
 """Agents: what a project's owner configures, and the record kept of it."""
 
+import json
 import re
 import unicodedata
 from typing import Annotated, Any, Final
@@ -11,6 +12,11 @@ __all__ = ["Agent", "AgentChanges", "AgentConfig"]
 _MODEL: Final = r"^[a-z][a-z0-9_-]{0,31}:[^\s\x00-\x1f]{1,200}$"
 _AN_ID: Final = re.compile(r"(?:agent|session|task)_[0-9a-z]{26}")
 
+_METADATA_BYTES: Final = 16 * 1024
+_METADATA_DEPTH: Final = 16
+# DynamoDB keeps 38 digits.
+_METADATA_NUMBER: Final = 10**37
+
 
 def _name(value: str) -> str:
     value = unicodedata.normalize("NFC", value).strip()
@@ -21,6 +27,28 @@ def _name(value: str) -> str:
     if _AN_ID.fullmatch(value):
         raise ValueError("a name must not look like an id of this service")
     return value
+
+
+def _storable(metadata: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """Refuse what the table cannot hold or other clients could not read."""
+    try:
+        size = len(json.dumps(metadata, allow_nan=False, ensure_ascii=False).encode())
+    except ValueError as error:
+        raise ValueError("metadata must be Unicode text and finite numbers") from error
+    if size > _METADATA_BYTES:
+        raise ValueError(f"metadata has {size} bytes as JSON; at most {_METADATA_BYTES} are kept")
+    _check_values(metadata, _METADATA_DEPTH)
+    return metadata
+
+
+def _check_values(value: JsonValue, depth: int) -> None:
+    if isinstance(value, (dict, list)):
+        if depth == 0:
+            raise ValueError(f"metadata is nested deeper than {_METADATA_DEPTH} levels")
+        for part in value.values() if isinstance(value, dict) else value:
+            _check_values(part, depth - 1)
+    elif isinstance(value, (int, float)) and abs(value) > _METADATA_NUMBER:
+        raise ValueError("metadata holds a number too large to be kept")
 
 
 def _unique(values: tuple[str, ...]) -> tuple[str, ...]:
@@ -39,7 +67,9 @@ Concurrency = Annotated[int, Field(ge=1, le=10)]
 Temperature = Annotated[float, Field(ge=0.0, le=2.0)]
 MaxTokens = Annotated[int, Field(ge=1, le=200_000)]
 Metadata = Annotated[
-    dict[str, JsonValue], Field(max_length=32, examples=[{"role": "reviewer", "capabilities": ["analyse", "review"]}])
+    dict[str, JsonValue],
+    Field(max_length=32, examples=[{"role": "reviewer", "capabilities": ["analyse", "review"]}]),
+    AfterValidator(_storable),
 ]
 
 
@@ -54,7 +84,7 @@ class AgentConfig(BaseModel):
         max_concurrency: Most tasks of this agent at once, 1 to 10.
         temperature: 0.0 to 2.0, or the provider's default.
         max_tokens: Most tokens of one model answer, or the provider's default.
-        metadata: Free facts, among them `role` (text) and `capabilities` (list of texts).
+        metadata: Free facts, at most 16 KiB as JSON, among them `role` (text) and `capabilities` (list of texts).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -6,7 +6,6 @@ it never works beside its successor.
 """
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -57,10 +56,10 @@ class Heartbeat:
                 return task.result()
             raise ClaimLost("the message could not be kept hidden any longer")
         finally:
-            for each in (task, beating):
-                each.cancel()
-                with contextlib.suppress(asyncio.CancelledError, Exception):
-                    await each
+            task.cancel()
+            beating.cancel()
+            # Not suppressed: a cancellation that reaches this very coroutine meanwhile is its caller's wish.
+            await asyncio.gather(task, beating, return_exceptions=True)
 
     async def _beat(self) -> None:
         """Returns when work must stop."""

@@ -1,5 +1,6 @@
 """Every workspace tool by name, and how a call comes in: checked, validated, carried out."""
 
+import functools
 import json
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
@@ -60,7 +61,13 @@ def tool_specs(names: Iterable[str]) -> tuple[ToolSpec, ...]:
     """
     names = tuple(names)
     check_names(names)
-    return tuple(TOOLS[name].spec for name in names)
+    return tuple(_spec(name) for name in names)
+
+
+@functools.cache
+def _spec(name: str) -> ToolSpec:
+    # A schema takes a millisecond to make, and never changes.
+    return TOOLS[name].spec
 
 
 def tool_named(name: str, allowed: Iterable[str] | None = None) -> Tool:
