@@ -98,7 +98,7 @@ def counts() -> Iterator[Counter[str]]:
     assert session is not None
 
     def count(event_name: str, **_: Any) -> None:
-        _, service, operation = event_name.split(".")
+        service, operation = event_name.split(".")[1:]
         counts[f"{service}.{operation}"] += 1
 
     session.events.register("before-send", count)

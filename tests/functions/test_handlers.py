@@ -11,6 +11,7 @@ import pytest
 from functions.cleanup.app import handler as cleanup
 from functions.dead_letter.app import handler as dead_letter
 from functions.worker.app import handler as worker
+from worker_space import bootstrap
 from worker_space.adapters.sqs_receiver import sqs_event
 from worker_space.bootstrap import Environment
 from worker_space.bus import Sent
@@ -35,9 +36,7 @@ def tenant(environment: Environment) -> TenantContext:
 def send(environment: Environment, tenant: TenantContext, content: str = "Analyse main.py") -> Sent:
     parts = environment.parts.services.collaborators
     session = environment.run(parts.sessions.create(tenant, NewSession()))
-    return environment.run(
-        parts.bus.send_task(tenant, session_id=session.id, content=content, target_agent="analyst")
-    )
+    return environment.run(parts.bus.send_task(tenant, session_id=session.id, content=content, target_agent="analyst"))
 
 
 def received(environment: Environment, tenant: TenantContext) -> dict[str, Any]:
@@ -138,10 +137,13 @@ def test_the_schedule_sends_what_is_overdue(environment: Environment, tenant: Te
     assert item["dispatch"] == 2
 
 
-def test_an_environment_is_made_once_a_thread_and_closes_what_it_opened(environment: Environment) -> None:
-    from worker_space import bootstrap
-
+def test_an_environment_is_made_once_a_thread_and_asks_every_dependency(environment: Environment) -> None:
     assert bootstrap.environment() is environment
-    for name, ask in environment.parts.services.dependencies.items():
-        environment.run(ask())
-        assert name in {"table", "files", "queue", "redis", "qdrant"}
+    dependencies = environment.parts.services.dependencies
+    assert set(dependencies) == {"table", "files", "queue", "redis", "qdrant"}
+
+    async def ask_all() -> None:
+        for ask in dependencies.values():
+            await ask()
+
+    environment.run(ask_all())

@@ -1,0 +1,131 @@
+"""`…/agents/`: the agents of a project. What is read here comes from the table, never from the cache."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+from urllib.parse import quote
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel, ConfigDict, JsonValue
+
+from worker_space.agents import Agent, AgentChanges, AgentConfig
+from worker_space.api.deps import EXISTING, AgentTarget, Idempotency, ServicesOf, Space
+from worker_space.api.pages import Listing, PageAsked, encode
+from worker_space.api.problems import documented
+from worker_space.tenancy import Key
+
+__all__ = ["AgentView", "router"]
+
+router = APIRouter(tags=["agents"], prefix="/my/projects/{project_id}/agents")
+_EXAMPLE: Final = {
+    "id": "agent_01k9y3zj0c6f0m8d2h4v5w7x9q",
+    "name": "coder",
+    "system_prompt": "You are a careful reviewer of Python code.",
+    "model": "offline:rules",
+    "tools": ["read_file", "list_directory"],
+    "max_concurrency": 3,
+    "temperature": None,
+    "max_tokens": None,
+    "metadata": {"role": "reviewer"},
+    "version": 1,
+    "created_at": 1795305600000,
+    "updated_at": 1795305600000,
+}
+
+
+class AgentView(BaseModel):
+    """An agent: its configuration and what the service adds; times in epoch milliseconds."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    name: str
+    system_prompt: str
+    model: str
+    tools: Sequence[str]
+    max_concurrency: int
+    temperature: float | None
+    max_tokens: int | None
+    metadata: Mapping[str, JsonValue]
+    version: int
+    created_at: int
+    updated_at: int
+
+    @classmethod
+    def of(cls, agent: Agent) -> "AgentView":
+        """The view of a stored agent."""
+        return cls(
+            id=agent.id,
+            version=agent.version,
+            created_at=agent.created_at,
+            updated_at=agent.updated_at,
+            **agent.config.model_dump(),
+        )
+
+
+def _shown(description: str, example: Any) -> dict[str, Any]:
+    return {"description": description, "content": {"application/json": {"example": example}}}
+
+
+@router.post(
+    "/",
+    status_code=201,
+    operation_id="create_agent",
+    summary="Make an agent",
+    responses={201: _shown("The agent.", _EXAMPLE), **documented(400, 409, 413)},
+)
+async def create_agent(config: AgentConfig, space: Space, idempotency: Idempotency, response: Response) -> AgentView:
+    """The name is unique in the project, without regard to case; unknown tools and models are refused."""
+    agent = await space.create_agent(config, repeat=idempotency.repeat("agent"))
+    project_id = quote(space.tenant.project_id, safe="")
+    response.headers["Location"] = f"/my/projects/{project_id}/agents/{agent.id}"
+    return AgentView.of(agent)
+
+
+@router.get(
+    "/",
+    operation_id="list_agents",
+    summary="List the project's agents",
+    responses={200: _shown("A page.", {"items": [_EXAMPLE], "next": None}), **documented()},
+)
+async def list_agents(space: Space, services: ServicesOf, page: PageAsked) -> Listing[AgentView]:
+    """The oldest first."""
+    registry = services.collaborators.registry
+    agents, after = await registry.page(space.tenant, limit=page.limit, after=page.after(Key.agents()))
+    return Listing(items=[AgentView.of(agent) for agent in agents], next=encode(after))
+
+
+@router.get(
+    "/{agent_id}",
+    operation_id="get_agent",
+    summary="Look at an agent",
+    dependencies=[EXISTING],
+    responses={200: _shown("The agent.", _EXAMPLE), **documented()},
+)
+async def get_agent(target: AgentTarget, space: Space, services: ServicesOf) -> AgentView:
+    """By its id or its name."""
+    return AgentView.of(await services.collaborators.registry.get(space.tenant, target))
+
+
+@router.patch(
+    "/{agent_id}",
+    operation_id="update_agent",
+    summary="Change an agent",
+    dependencies=[EXISTING],
+    responses={200: _shown("The agent.", {**_EXAMPLE, "version": 2}), **documented(400, 409, 413)},
+)
+async def update_agent(target: AgentTarget, changes: AgentChanges, space: Space) -> AgentView:
+    """What is not sent stays. Tasks that have begun keep the version they began with."""
+    return AgentView.of(await space.update_agent(target, changes))
+
+
+@router.delete(
+    "/{agent_id}",
+    status_code=204,
+    operation_id="delete_agent",
+    summary="Delete an agent and its memory",
+    dependencies=[EXISTING],
+    responses={204: {"description": "It is gone."}, **documented(409)},
+)
+async def delete_agent(target: AgentTarget, space: Space) -> None:
+    """Its waiting tasks fail and say so; tasks that run may finish."""
+    await space.delete_agent(target)

@@ -1,0 +1,103 @@
+"""The outermost ring: every request is identified, authenticated, bounded in size and time, and ends in an answer."""
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from typing import Final
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from worker_space.api.auth import TokenVerifier, bearer_token
+from worker_space.api.problems import problem_of, unexpected
+from worker_space.errors import TooLarge, Unavailable, WorkerSpaceError
+
+__all__ = ["MAX_BODY_BYTES", "REQUEST_SECONDS", "Boundary"]
+
+MAX_BODY_BYTES: Final = 10_000_000
+REQUEST_SECONDS: Final = 28.0
+"""The function is given 29 s, API Gateway gives up after 30."""
+_PROTECTED: Final = "/my/projects"
+
+
+class Boundary:
+    """ASGI middleware.
+
+    The token is checked before the body is read and before the router looks: without one, everything below
+    `/my/projects` looks the same. The user goes into the scope as `user_context`, the one place routes take it from.
+
+    Args:
+        verifier: Gives the deployment's token verifier.
+    """
+
+    def __init__(self, app: ASGIApp, *, verifier: Callable[[], TokenVerifier]) -> None:
+        self._app = app
+        self._verifier = verifier
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        correlation_id = _correlation_id(scope)
+        scope["correlation_id"] = correlation_id
+        started = False
+
+        async def sending(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-Id"] = correlation_id
+                headers["X-Content-Type-Options"] = "nosniff"
+                headers.setdefault("Cache-Control", "no-store")
+            await send(message)
+
+        path = scope["path"]
+        deadline = asyncio.timeout(REQUEST_SECONDS)
+        try:
+            async with deadline:
+                headers = Headers(scope=scope)
+                if path.startswith(_PROTECTED):
+                    token = bearer_token(headers.getlist("authorization"))
+                    scope["user_context"] = await self._verifier().user(token)
+                await self._app(scope, _bounded(headers, receive), sending)
+            return
+        except TimeoutError as error:
+            late = Unavailable("the service", f"the request took over {REQUEST_SECONDS:g} s")
+            failure: Exception = late if deadline.expired() else error
+        except Exception as error:  # noqa: BLE001 - the last place that can answer; `unexpected` logs it
+            failure = error
+        if started:
+            # Half an answer is out: only a broken connection tells the client.
+            raise failure
+        if isinstance(failure, WorkerSpaceError):
+            response = problem_of(failure, path, correlation_id=correlation_id)
+        else:
+            response = unexpected(failure, path, correlation_id=correlation_id)
+        await response(scope, receive, sending)
+
+
+def _bounded(headers: Headers, receive: Receive) -> Receive:
+    """The request's body, refused as soon as it is known to be too large."""
+    length = headers.get("content-length", "")
+    if length.isascii() and length.isdigit() and int(length[:20]) > MAX_BODY_BYTES:
+        raise TooLarge(f"the body has {length[:20]} bytes: send at most {MAX_BODY_BYTES}")
+    taken = 0
+
+    async def bounded() -> Message:
+        nonlocal taken
+        message = await receive()
+        taken += len(message.get("body", b""))
+        if taken > MAX_BODY_BYTES:
+            # The framework turns any other error that comes from reading a body into 400.
+            raise HTTPException(413)
+        return message
+
+    return bounded
+
+
+def _correlation_id(scope: Scope) -> str:
+    """Lambda's or the gateway's own id where there is one, so that its log and the client's report meet."""
+    context = scope.get("aws.context")
+    return str(getattr(context, "aws_request_id", None) or secrets.token_hex(16))

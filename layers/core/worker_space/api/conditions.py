@@ -1,0 +1,97 @@
+"""Conditional and partial requests for files: entity tags and byte ranges (RFC 9110, sections 8.8.3, 13 and 14)."""
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from worker_space.api.problems import PreconditionFailed, RangeOutside
+from worker_space.errors import InvalidRequest
+from worker_space.ports import FileInfo
+
+__all__ = ["ByteRange", "Preconditions", "etag", "parse_range", "unchanged"]
+
+_TAG: Final = re.compile(r'(W/)?"([^"]*)"|([^",\s]+)')
+_RANGE: Final = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
+
+
+def etag(info: FileInfo) -> str:
+    """The file's version as an entity tag."""
+    return f'"{info.version}"'
+
+
+def _tags(header: str, *, weak: bool) -> set[str]:
+    """The versions a header lists; without `weak`, weak tags match nothing. Quotes may be missing."""
+    return {bare or quoted for prefix, quoted, bare in _TAG.findall(header) if weak or not prefix}
+
+
+@dataclass(frozen=True, slots=True)
+class Preconditions:
+    """`If-Match` and `If-None-Match` of a request that changes a file.
+
+    Attributes:
+        if_match: The header, if it was sent.
+        if_none_match: Likewise; a change only takes `*`.
+    """
+
+    if_match: str | None
+    if_none_match: str | None
+
+    def check(self, info: FileInfo | None) -> tuple[str | None, bool]:
+        """What the store is to make sure of when it changes the file: the version it must be at, and its absence.
+
+        Raises:
+            PreconditionFailed: It does not hold already.
+            InvalidRequest: `If-None-Match` lists versions.
+        """
+        if self.if_none_match is not None:
+            if self.if_none_match.strip() != "*":
+                raise InvalidRequest("a change takes If-None-Match: * only, which means that no file may exist")
+            if info is not None:
+                raise PreconditionFailed(f"the file exists already, at version {info.version}")
+            return None, True
+        if self.if_match is None:
+            return None, False
+        if info is None:
+            raise PreconditionFailed("there is no such file, so If-Match does not hold")
+        if self.if_match.strip() != "*" and info.version not in _tags(self.if_match, weak=False):
+            raise PreconditionFailed(f"the file is at version {info.version}: read it again")
+        return info.version, False
+
+
+def unchanged(info: FileInfo, if_none_match: str) -> bool:
+    """Whether the client has this version already."""
+    return if_none_match.strip() == "*" or info.version in _tags(if_none_match, weak=True)
+
+
+@dataclass(frozen=True, slots=True)
+class ByteRange:
+    """A single range as asked for: from `first`, or the last `suffix` bytes; `last` is inclusive."""
+
+    first: int | None
+    last: int | None
+
+    def resolve(self, size: int) -> tuple[int, int]:
+        """First and last byte of a file of `size` bytes.
+
+        Raises:
+            RangeOutside: It begins behind the end.
+        """
+        if self.first is None:
+            length = min(self.last or 0, size)
+            first, last = size - length, size - 1
+        else:
+            first, last = self.first, size - 1 if self.last is None else min(self.last, size - 1)
+        if first >= size:
+            raise RangeOutside(size)
+        return first, last
+
+
+def parse_range(header: str | None) -> ByteRange | None:
+    """The one byte range of a `Range` header; anything else, several ranges among it, is ignored as the RFC allows."""
+    found = None if header is None else _RANGE.fullmatch(header.strip())
+    if found is None or not any(found.groups()):
+        return None
+    first, last = (int(text) if text else None for text in found.groups())
+    if first is not None and last is not None and last < first:
+        return None
+    return ByteRange(first, last)

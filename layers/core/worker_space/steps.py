@@ -1,0 +1,116 @@
+"""A task's journalled steps as its owner sees them: what was called on which path, never whole contents."""
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict
+
+from worker_space.ledger import Ledger
+from worker_space.records import Item
+from worker_space.tenancy import TenantContext
+from worker_space.texts import Texts
+
+__all__ = ["StepSummary", "ToolCallSummary", "ToolResultSummary", "summaries"]
+
+_SHOWN: Final = 200
+
+
+class ToolCallSummary(BaseModel):
+    """A call the model asked for; long argument values are cut."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    arguments: Mapping[str, Any] | str | None = None
+
+
+class ToolResultSummary(BaseModel):
+    """What a call came to: the file it concerned, and whether the tool refused it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    path: str | None = None
+    is_error: bool
+
+
+class StepSummary(BaseModel):
+    """One step.
+
+    Attributes:
+        kind: `model` (an answer of the model), `intent` (what stands before an effect) or `results` (what tools gave).
+        at: Epoch milliseconds.
+        ms: How long it took, in milliseconds; `None` for an intent.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    number: int
+    kind: str
+    at: int
+    tool_calls: Sequence[ToolCallSummary] = ()
+    results: Sequence[ToolResultSummary] = ()
+    ms: int | None = None
+
+
+async def summaries(ledger: Ledger, texts: Texts, tenant: TenantContext, task_id: str) -> Sequence[StepSummary]:
+    """The steps of a task in order.
+
+    Raises:
+        Unavailable: The table or the content store does not answer.
+    """
+    items = await ledger.steps(tenant, task_id)
+    bodies = await asyncio.gather(*(texts.read(tenant, item) for item in items))
+    return [_summary(item, json.loads(body)) for item, body in zip(items, bodies, strict=True)]
+
+
+def _summary(item: Item, body: Mapping[str, Any]) -> StepSummary:
+    tool_calls: list[ToolCallSummary] = []
+    results: list[ToolResultSummary] = []
+    if item["kind"] == "model":
+        tool_calls = [
+            ToolCallSummary(name=call["name"], arguments=_short(call["arguments"]))
+            for call in body["reply"]["tool_calls"]
+        ]
+    elif item["kind"] == "intent":
+        tool_calls = [ToolCallSummary(name=body["name"])]
+    else:
+        results = [
+            ToolResultSummary(name=result["name"], path=_path(result["content"]), is_error=result["is_error"])
+            for result in body["results"]
+        ]
+    return StepSummary(
+        number=item["number"],
+        kind=item["kind"],
+        at=item["at"],
+        tool_calls=tool_calls,
+        results=results,
+        ms=body.get("ms"),
+    )
+
+
+def _path(content: str) -> str | None:
+    """The path a tool's result names; results are JSON objects of our own making."""
+    try:
+        result = json.loads(content)
+    except ValueError:
+        return None
+    path = result.get("path") if isinstance(result, dict) else None
+    return path[:1_024] if isinstance(path, str) else None
+
+
+def _short(arguments: Mapping[str, Any] | str) -> Mapping[str, Any] | str:
+    if isinstance(arguments, str):
+        return arguments[:_SHOWN]
+    return {name[:_SHOWN]: _cut(value) for name, value in list(arguments.items())[:32]}
+
+
+def _cut(value: Any) -> Any:
+    if isinstance(value, str):
+        return value[:_SHOWN]
+    if isinstance(value, (list, dict)):
+        text = json.dumps(value, ensure_ascii=False)
+        return value if len(text) <= _SHOWN else text[:_SHOWN]
+    return value

@@ -1,0 +1,112 @@
+"""Two people who know each other's ids, over stores that note whose data is asked for."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+
+from tests.api.service import Service
+from tests.memory_stack import MemoryStack
+from worker_space.tenancy import TenantContext, UserContext
+
+SECRET = "MARKER-of-alice"
+
+
+class Watched:
+    """A store that notes the owner of every call."""
+
+    def __init__(self, store: Any, owners: set[str]) -> None:
+        self._store = store
+        self._owners = owners
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._store, name)
+        if not callable(found) or name.startswith("_"):
+            return found
+
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            if args and isinstance(args[0], (TenantContext, UserContext)):
+                owner = args[0]
+                project = owner.project_id if isinstance(owner, TenantContext) else "*"
+                self._owners.add(f"{owner.user_id}/{project}")
+            return found(*args, **kwargs)
+
+        return watched
+
+
+@dataclass
+class World:
+    """What alice has, and a service that bob may try to reach it through."""
+
+    service: Service
+    owners: set[str]
+    ids: dict[str, str] = field(default_factory=dict)
+
+    def stored(self, user: str) -> str:
+        """Everything the stores hold of a user, as text."""
+        stack = self.service.stack
+        records: Any = stack.records
+        places = {place: items for place, items in records._partitions.items() if f"user{user}" in place}
+        files: Any = stack.files
+        contents: Any = stack.content
+        memory: Any = stack.memory
+        return repr(
+            (
+                places,
+                sorted(str(item) for item in files._objects.items() if item[0][0].user_id == user),
+                sorted(str(item) for item in contents._texts.items() if item[0][0].user_id == user),
+                sorted(str(item) for item in memory._collections.items() if f"user{user}" in item[0]),
+            )
+        )
+
+
+async def make_world() -> World:
+    """Alice has two projects full of marked data; bob has one of the same name as one of hers."""
+    owners: set[str] = set()
+    stack = MemoryStack()
+    for name in ("cache", "memory", "files", "content", "queues"):
+        setattr(stack, name, Watched(getattr(stack, name), owners))
+    stack.parts = stack.compose(records=Watched(stack.records, owners))
+    service = Service(stack)
+    world = World(service=service, owners=owners)
+    for user, project in (("alice", "private"), ("alice", "shop"), ("alice", "empty"), ("bob", "shop")):
+        await service.project(project, user=user)
+    for project in ("private", "shop"):
+        await _fill(world, f"/my/projects/{project}", project)
+    owners.clear()
+    return world
+
+
+async def _fill(world: World, address: str, project: str) -> None:
+    call = world.service.call
+    await call("PATCH", f"{address}/", json={"name": f"{SECRET} {project}"})
+    agent = await call("POST", f"{address}/agents/", json={"name": "mine", "system_prompt": SECRET})
+    chat = await call("POST", f"{address}/chat/sessions/", json={"title": SECRET, "target_agent": "mine"})
+    async with world.service.worker("alice", project):
+        answer = await call("POST", f"{address}/chat/{chat.json()['id']}/message/", json={"content": SECRET})
+    assert answer.status_code == 200, answer.text
+    await call("PUT", f"{address}/files/secret.txt", content=SECRET.encode())
+    note = {"text": f"{SECRET} likes tea", "agent_id": "mine"}
+    assert (await call("POST", f"{address}/tools/remember", json=note)).status_code == 200
+    world.ids |= {
+        "agent_id": agent.json()["id"],
+        "session_id": chat.json()["id"],
+        "task_id": answer.json()["id"],
+        "path": "secret.txt",
+        "tool_name": "read_file",
+    }
+
+
+def routes(app: FastAPI) -> Iterator[tuple[str, str, str | None]]:
+    """Every route that the application serves, hidden ones too: method, path, operation id."""
+    pending: list[Any] = list(app.routes)
+    while pending:
+        route = pending.pop(0)
+        if (included := getattr(route, "original_router", None)) is not None:
+            pending += included.routes
+        elif isinstance(route, APIRoute):
+            yield from ((method, route.path, route.operation_id) for method in sorted(route.methods or ()))
+        else:
+            yield from ((method, route.path, None) for method in sorted(getattr(route, "methods", None) or {"*"}))
