@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+
 from worker_space_local.issuer import sign_token
 from worker_space_local.stack import Stack
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.stand_ins import Endpoint
 from tests.servers import Request, http, server
+from tests.stand_ins import Endpoint
 from worker_space.adapters.memory_cache import MemoryCache
 from worker_space.adapters.upstash import UpstashCache
 from worker_space.errors import Unavailable

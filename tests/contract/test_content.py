@@ -6,8 +6,8 @@ from uuid import uuid4
 
 import pytest
 
-from tests.stand_ins import Aws
 from tests.servers import http, server
+from tests.stand_ins import Aws
 from worker_space.adapters.aws import AwsCalls, make_client
 from worker_space.adapters.memory_files import MemoryContent
 from worker_space.adapters.s3 import S3Content, S3Files

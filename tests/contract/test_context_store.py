@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from tests.stand_ins import Endpoint
 from tests.servers import Request, http, server
+from tests.stand_ins import Endpoint
 from worker_space.adapters.memory_context import MemoryContext
 from worker_space.adapters.qdrant import QdrantContext
 from worker_space.errors import InvalidRequest, NotFound, Unavailable

@@ -7,8 +7,8 @@ from uuid import uuid4
 
 import pytest
 
-from tests.stand_ins import Aws
 from tests.servers import BROKEN, http, server
+from tests.stand_ins import Aws
 from worker_space.adapters.aws import AwsCalls, make_client
 from worker_space.adapters.memory_files import MemoryFiles
 from worker_space.adapters.s3 import S3Files

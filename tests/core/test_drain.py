@@ -77,6 +77,10 @@ def test_an_event_has_the_shape_that_lambda_gives() -> None:
         "Body": "{}",
         "MD5OfBody": "99914b932bd37a50b983c5e7c90ae93b",
         "Attributes": {"ApproximateReceiveCount": "1", "MessageGroupId": "g"},
+        "MessageAttributes": {
+            "a": {"DataType": "String", "StringValue": "x"},
+            "b": {"DataType": "Binary", "BinaryValue": "eA=="},
+        },
     }
     (record,) = sqs_event([message], ARN)["Records"]
     assert set(record) == {
@@ -89,4 +93,8 @@ def test_an_event_has_the_shape_that_lambda_gives() -> None:
         "eventSource",
         "eventSourceARN",
         "awsRegion",
+    }
+    assert record["messageAttributes"] == {
+        "a": {"stringListValues": [], "binaryListValues": [], "dataType": "String", "stringValue": "x"},
+        "b": {"stringListValues": [], "binaryListValues": [], "dataType": "Binary", "binaryValue": "eA=="},
     }

@@ -8,10 +8,10 @@ from typing import Any
 
 import httpx
 import pytest
-from worker_space_local.issuer import sign_token
-from worker_space_local.stack import Stack
 
 from tests.e2e.fake_openai import FakeOpenAI
+from worker_space_local.issuer import sign_token
+from worker_space_local.stack import Stack
 
 VISIBILITY_SECONDS = 3
 
@@ -71,9 +71,7 @@ class Project:
     def send(self, session: str, content: str, agent: str) -> str:
         """Send a message without waiting; its task's id."""
         body = {"content": content, "target_agent": agent}
-        answer = self.call(
-            "POST", f"/chat/{session}/message/", 202, json=body, headers={"prefer": "respond-async"}
-        )
+        answer = self.call("POST", f"/chat/{session}/message/", 202, json=body, headers={"prefer": "respond-async"})
         return str(answer["task"]["id"])
 
     def ask(self, session: str, content: str, agent: str) -> Any:
@@ -84,7 +82,9 @@ class Project:
 
     def ended(self, task_id: str, *, seconds: float = 40) -> Any:
         """The task once it has ended."""
-        return until(lambda: (task := self.task(task_id))["state"] in ("completed", "failed", "canceled") and task, seconds)
+        return until(
+            lambda: (task := self.task(task_id))["state"] in ("completed", "failed", "canceled") and task, seconds
+        )
 
     def messages(self, session: str) -> list[Any]:
         found: list[Any] = self.call("GET", f"/chat/{session}/messages/", 200, params={"limit": 100})["items"]

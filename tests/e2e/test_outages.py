@@ -5,10 +5,9 @@ import threading
 import time
 from typing import Any
 
-from worker_space_local.stack import Stack
-
 from tests.e2e.conftest import User, environment, until
 from tests.e2e.fake_openai import FakeOpenAI, calls, results, says
+from worker_space_local.stack import Stack
 
 
 def test_a_worker_killed_in_the_middle_of_a_task_leaves_one_answer_and_pays_no_step_twice(

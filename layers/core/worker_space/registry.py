@@ -97,8 +97,7 @@ class AgentRegistry:
             except Unavailable:
                 cache_answers = False
         items = (await self._records.query(tenant, Key.home())).items
-        if not items or items[0]["sk"] != Key.space().sort or items[0]["state"] == SpaceState.DELETED.value:
-            raise NotFound(f"there is no project {tenant.project_id!r}")
+        _check_live(tenant, items)
         home = Home(
             space=Space.model_validate(items[0]),
             agents={item["id"]: agent_of(item) for item in items[1:]},
@@ -164,8 +163,20 @@ class AgentRegistry:
         return agent_of(item)
 
     async def page(self, tenant: TenantContext, *, limit: int, after: str | None) -> tuple[Sequence[Agent], str | None]:
-        """Agents in the order of their ages, from the table."""
+        """Agents in the order of their ages, from the table, in one query.
+
+        Raises:
+            NotFound: The user has no such project.
+        """
+        if after is None:
+            # The space's own record stands before the agents: the same query tells whether the project is there.
+            page = await self._records.query(tenant, Key.home(), limit=limit + 1)
+            _check_live(tenant, page.items)
+            return [agent_of(item) for item in page.items[1:]], page.after
         page = await self._records.query(tenant, Key.agents(), limit=limit, after=after)
+        if not page.items:
+            space = await self._records.get(tenant, Key.space())
+            _check_live(tenant, [] if space is None else [space])
         return [agent_of(item) for item in page.items], page.after
 
     # -- write -----------------------------------------------------------------------------------
@@ -258,6 +269,12 @@ class AgentRegistry:
             await self.forget(tenant)
             return old
         raise Conflict("others keep changing this agent: read it and try again")
+
+
+def _check_live(tenant: TenantContext, home: Sequence[Item]) -> None:
+    """Whether the items of a space begin with its record, and it is not that of a deleted project."""
+    if not home or home[0]["sk"] != Key.space().sort or home[0]["state"] == SpaceState.DELETED.value:
+        raise NotFound(f"there is no project {tenant.project_id!r}")
 
 
 def _stored(agent: Agent) -> dict[str, Any]:

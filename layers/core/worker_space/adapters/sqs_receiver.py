@@ -16,7 +16,9 @@ def sqs_event(messages: Sequence[Mapping[str, Any]], queue_arn: str) -> Mapping[
                 "receiptHandle": message["ReceiptHandle"],
                 "body": message["Body"],
                 "attributes": message.get("Attributes", {}),
-                "messageAttributes": {},
+                "messageAttributes": {
+                    name: _attribute(value) for name, value in message.get("MessageAttributes", {}).items()
+                },
                 "md5OfBody": message["MD5OfBody"],
                 "eventSource": "aws:sqs",
                 "eventSourceARN": queue_arn,
@@ -25,6 +27,15 @@ def sqs_event(messages: Sequence[Mapping[str, Any]], queue_arn: str) -> Mapping[
             for message in messages
         ]
     }
+
+
+def _attribute(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    shown: dict[str, Any] = {"stringListValues": [], "binaryListValues": [], "dataType": value["DataType"]}
+    if "StringValue" in value:
+        shown["stringValue"] = value["StringValue"]
+    if "BinaryValue" in value:
+        shown["binaryValue"] = value["BinaryValue"]
+    return shown
 
 
 class QueueReceiver:
@@ -45,6 +56,7 @@ class QueueReceiver:
             MaxNumberOfMessages=1,
             WaitTimeSeconds=wait_seconds,
             MessageSystemAttributeNames=["All"],
+            MessageAttributeNames=["All"],
         )
         messages = answer.get("Messages", [])
         return sqs_event(messages, self._queue_arn) if messages else None
