@@ -15,5 +15,8 @@ _TEXT = ["application/json", "application/problem+json"]
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     """Answer one request on this thread's event loop, where the clients live."""
     # Makes that loop the thread's own, and Mangum takes the thread's.
-    environment()
-    return Mangum(app, lifespan="off", text_mime_types=_TEXT)(event, context)
+    here = environment()
+    try:
+        return Mangum(app, lifespan="off", text_mime_types=_TEXT)(event, context)
+    finally:
+        here.end_strays()

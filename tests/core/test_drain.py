@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
 from worker_space.adapters.sqs_receiver import QueueReceiver, sqs_event
 from worker_space.jobs.drain import drain, failed_messages
@@ -48,6 +49,26 @@ def test_what_was_run_is_deleted_and_what_failed_stays() -> None:
     assert run_all(queue, run) == 4
     assert queue.deleted == ["r-good", "r-fine"]
     assert queue.waits == [3, 3, 3, 3]
+
+
+class Refusing(Queue):
+    """A queue that is not known yet, and receipts that have expired."""
+
+    def receive_message(self, **request: Any) -> dict[str, Any]:
+        if not self.waits:
+            self.waits.append(0)
+            raise ClientError({"Error": {"Code": "QueueDoesNotExist"}}, "ReceiveMessage")
+        return super().receive_message(**request)
+
+    def delete_message(self, **request: Any) -> None:
+        raise ClientError({"Error": {"Code": "InvalidParameterValue"}}, "DeleteMessage")
+
+
+def test_what_sqs_refuses_does_not_end_the_loop() -> None:
+    queue = Refusing("one", "two")
+    ran: list[str] = []
+    assert run_all(queue, lambda event: ran.append(event["Records"][0]["body"])) == 2
+    assert ran == ["one", "two"]
 
 
 @pytest.mark.parametrize(

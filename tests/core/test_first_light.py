@@ -12,7 +12,7 @@ from worker_space.models import AssistantTurn, ModelRequest, ToolResult, UserTur
 from worker_space.projects import NewProject
 from worker_space.space import UserWorkerSpace
 from worker_space.tasks import Delivery, TaskState
-from worker_space.tenancy import TenantContext, UserContext
+from worker_space.tenancy import Key, TenantContext, UserContext
 
 pytestmark = pytest.mark.anyio
 TENANT = TenantContext("alice", "shop")
@@ -238,3 +238,26 @@ async def test_direct_execution_waits_and_returns_the_answer(stack: MemoryStack,
     reply = await waiting
     assert reply.response is not None
     assert reply.response.content == "You said: hi"
+
+
+async def test_a_deleted_session_takes_its_messages_tasks_and_steps_with_it(
+    stack: MemoryStack, space: UserWorkerSpace
+) -> None:
+    session = await space.sessions.create(TENANT, NewSession())
+    kept = await space.sessions.create(TENANT, NewSession())
+    stack.model.script = [calls(("list_directory", {})), says("x" * 100_000)]
+    await space.send_task(session.id, "q" * 100_000, "coder")
+    await stack.work(TENANT)
+    waiting = [await space.send_task(session.id, f"{number}", "coder") for number in range(3)]
+    other = await space.send_task(kept.id, "kept", "coder")
+    await space.sessions.delete(TENANT, session.id)
+    with pytest.raises(NotFound):
+        await space.sessions.get(TENANT, session.id)
+    await stack.work(TENANT)
+    assert [request.turns[-1].content for request in stack.model.requests[2:]] == ["kept"]
+    for prefix in (Key.messages(session.id), Key("STEP#")):
+        assert (await stack.records.query(TENANT, prefix)).items == []
+    assert [key async for key in stack.content.all_keys(TENANT)] == []
+    left = {item["id"] for item in (await stack.records.query(TENANT, Key.tasks())).items}
+    assert left == {other.task_id}
+    assert not left & {each.task_id for each in waiting}

@@ -162,7 +162,7 @@ async def test_a_lowered_cap_parks_what_is_delivered_too_much(stack: MemoryStack
     (following,) = await stack.parts.services.collaborators.bus.end(
         TENANT, _ending(ledger, claim), Outcome(state=TaskState.COMPLETED, content="x")
     )
-    assert (following.task, following.dispatch) == (deliveries[1].task, 2)
+    assert (following.task, following.dispatch) == (deliveries[1].task, 3)
     assert await _refusal(ledger, deliveries[1], lowered) == "superseded"
     await _claim(ledger, following, lowered)
 
@@ -178,7 +178,7 @@ async def test_a_raised_cap_lets_parked_tasks_in(stack: MemoryStack, ledger: Led
     assert await space.bus.status(TENANT, agent.id) == {"running": 1, "parked": 0}
     item = await stack.records.get(TENANT, Key.task(deliveries[1].task))
     assert item is not None
-    assert item["dispatch"] == 2
+    assert item["dispatch"] == 3
 
 
 async def test_no_more_than_a_hundred_messages_wait_in_a_session(stack: MemoryStack) -> None:

@@ -36,6 +36,7 @@ def variables(aws: Aws, aws_endpoint: str, redis: Endpoint, qdrant: Endpoint) ->
         "WORKER_SPACE_DEAD_LETTER_ARN": aws.dead_letters,
         "WORKER_SPACE_WORKER_FUNCTION": "worker",
         "WORKER_SPACE_WORKER_TIMEOUT_SECONDS": "60",
+        "WORKER_SPACE_VISIBILITY_SECONDS": "8",
         "AWS_REGION": aws.region,
         "UPSTASH_REDIS_REST_URL": redis.url,
         "UPSTASH_REDIS_REST_TOKEN": redis.secret,

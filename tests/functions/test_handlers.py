@@ -105,7 +105,7 @@ def test_the_worker_drains_a_new_queue_until_its_time_is_over(
 ) -> None:
     sent = send(environment, tenant)
     request = {"user_id": tenant.user_id, "project_id": tenant.project_id, "generation": 1}
-    invocation.seconds = 18.0
+    invocation.seconds = 12.0
     assert worker({"drain": request}, invocation) == {"ran": 1}
     assert state(environment, tenant, sent) == TaskState.COMPLETED
 

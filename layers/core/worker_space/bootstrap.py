@@ -80,7 +80,7 @@ class Environment:
         calls = AwsCalls(self._executor)
         region = settings.region
         self._names = names
-        s3 = make_client("s3", region=region, timeout_seconds=10.0)
+        s3 = make_client("s3", region=region)
         records = DynamoRecords(client=make_client("dynamodb", region=region), calls=calls, table=settings.table)
         cache = UpstashCache(settings.redis_url, settings.redis_token.get_secret_value(), names)
         key = settings.qdrant_api_key
@@ -123,8 +123,19 @@ class Environment:
         self.parts: Parts = compose(self.ports, settings)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run `work` to its end on this environment's loop."""
-        return self.loop.run_until_complete(work)
+        """Run `work` to its end on this environment's loop; what it left behind is ended, too."""
+        try:
+            return self.loop.run_until_complete(work)
+        finally:
+            self.end_strays()
+
+    def end_strays(self) -> None:
+        """Cancel what is still running: it would go on in the next invocation, which may be another tenant's."""
+        strays = asyncio.all_tasks(self.loop)
+        for stray in strays:
+            stray.cancel()
+        if strays:
+            self.loop.run_until_complete(asyncio.gather(*strays, return_exceptions=True))
 
     def close(self) -> None:
         """End the connections and the loop; the environment cannot be used any more."""

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import logging
+import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,8 +37,8 @@ __all__ = ["AgentBus", "Sent", "task_of"]
 _ACCEPT_SECONDS: Final = 10.0
 _SIGN_TTL_SECONDS: Final = 120
 _log = logging.getLogger(__name__)
-# Spreads dispatches of one moment over free slots; a plain number, nothing of any tenant.
-_turns: Final = itertools.count()
+# Spreads dispatches of one moment over free slots; a plain number, nothing of any tenant. Environments begin apart.
+_turns: Final = itertools.count(secrets.randbelow(1 << 16))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,19 +163,24 @@ class AgentBus:
         if target is not None and agent is None and home.cached:
             home = await self._registry.home(tenant, fresh=True)
             agent = home.find(target)
-        keys = [Key.session(session_id)] + ([] if agent is None else [Key.runtime(agent.id)])
-        session, *rest = await self._records.get_many(tenant, keys)
+        # Without a target the session names one: all candidates are read with it, in the same call.
+        candidates = [agent] if agent is not None else list(home.agents.values())[:99] if target is None else []
+        keys = [Key.session(session_id), *(Key.runtime(each.id) for each in candidates)]
+        session, *runtimes = await self._records.get_many(tenant, keys)
         if session is None:
             raise NotFound(f"this project has no chat session {session_id[:80]!r}")
         if "closing" in session:
             raise Conflict("this chat session is being deleted")
         if target is None and "target_agent" in session:
-            return await self._read_heads(tenant, session_id, session["target_agent"], home)
+            target = str(session["target_agent"])
+            agent = home.find(target)
+            if agent is None or agent not in candidates:
+                return await self._read_heads(tenant, session_id, target, home)
         if target is None:
             raise InvalidRequest("name a target_agent: this session has none of its own")
         if agent is None:
             raise NotFound(f"this project has no agent {target[:80]!r}")
-        return session, agent, rest[0] or {}, home
+        return session, agent, runtimes[candidates.index(agent)] or {}, home
 
     async def _sent_before(self, tenant: TenantContext, task_id: str) -> Sent:
         item = await self._records.get(tenant, Key.task(task_id))
@@ -203,14 +209,18 @@ class AgentBus:
                 deduplication=delivery.deduplication,
             )
         except NotFound:
+            space = await self._records.get(tenant, Key.space()) or {}
+            if (space.get("epoch"), space.get("generation")) != (delivery.epoch, delivery.generation):
+                _log.info("a delivery of task %s is void: its project or queue is no more", delivery.task)
+                return
             await self._make_queue(tenant, delivery.generation)
-            await self._queues.send(
-                tenant,
-                delivery.generation,
-                body,
-                group=group,
-                deduplication=delivery.deduplication,
-            )
+            try:
+                await self._queues.send(
+                    tenant, delivery.generation, body, group=group, deduplication=delivery.deduplication
+                )
+            except NotFound as error:
+                # SQS shows a new queue to all its servers within a second or so.
+                raise Unavailable("the project's queue", "it was made a moment ago") from error
 
     async def send_all(self, deliveries: Iterable[Delivery]) -> None:
         await asyncio.gather(*(self.send(delivery) for delivery in deliveries))
@@ -239,8 +249,15 @@ class AgentBus:
                 Equals("epoch", space.epoch),
                 Equals("generation", generation),
             )
-            await self._move(tenant, still_waking, state=SpaceState.ACTIVE, generation=generation)
+            if not await self._move(tenant, still_waking, state=SpaceState.ACTIVE, generation=generation):
+                await self._release_if_orphaned(tenant, space.epoch, generation)
         raise Unavailable("the project's queue", "others keep making and releasing it")
+
+    async def _release_if_orphaned(self, tenant: TenantContext, epoch: int, generation: int) -> None:
+        """Take away a queue that was made while its project was deleted: nobody else knows of it."""
+        now = await self._records.get(tenant, Key.space()) or {}
+        if (now.get("epoch"), now.get("generation")) != (epoch, generation):
+            await self._queues.release(tenant, generation)
 
     async def _move(self, tenant: TenantContext, when: Condition, *, state: SpaceState, generation: int) -> bool:
         changes = {"state": state.value, "generation": generation, "updated_at": now_ms()}
@@ -265,6 +282,9 @@ class AgentBus:
         )
         if task is None:
             raise NotFound(f"this project has no task {sent.task_id!r}")
+        if answer is None and TaskState(task["state"]).ended:
+            # Both are written at once but read one by one: the end may have fallen in between.
+            answer = await self._records.get(tenant, Key.message(sent.session_id, sent.number + 1))
         return task_of(task), answer
 
     async def wait_for_result(self, tenant: TenantContext, sent: Sent, *, seconds: float) -> tuple[Task, Item | None]:
@@ -317,6 +337,8 @@ class AgentBus:
                 continue
             if await self.end_waiting(tenant, item, Outcome(state=TaskState.CANCELED, content="Canceled by the user.")):
                 break
+        else:
+            raise Unavailable("the table", "the task changed at every try")
         item = await self._records.get(tenant, Key.task(task_id))
         if item is None:
             raise NotFound(f"this project has no task {task_id[:80]!r}")
@@ -382,7 +404,8 @@ class AgentBus:
             "state": TaskState.SUBMITTED.value,
             "dispatch": delivery.dispatch,
             "due_shard": due_shard(ticket.task),
-            "due_at": now_ms() + self._ledger.redispatch_ms,
+            # Ever later: what waits behind a long task is not lost, and each dispatch leaves a void delivery behind.
+            "due_at": now_ms() + self._ledger.redispatch_ms * min(delivery.dispatch, 8),
             "updated_at": now_ms(),
         }
         try:
@@ -395,9 +418,11 @@ class AgentBus:
 
     async def release_parked(self, tenant: TenantContext, agent_id: str) -> None:
         """Dispatch an agent's parked tasks: its limit was raised, or it is gone and they must say so."""
-        while True:
-            runtime = await self._records.get(tenant, Key.runtime(agent_id))
-            if not runtime or not runtime.get("parked"):
+        runtime = await self._records.get(tenant, Key.runtime(agent_id)) or {}
+        # As many as wait now, no more: what is sent out may be parked again at once, at the end of the list.
+        for _ in range(len(runtime.get("parked", ()))):
+            runtime = await self._records.get(tenant, Key.runtime(agent_id)) or {}
+            if not runtime.get("parked"):
                 return
             first: Mapping[str, Any] = runtime["parked"][0]
             unpark = Update(key=Key.runtime(agent_id), remove=["parked[0]"], when=Equals("parked[0]", first))

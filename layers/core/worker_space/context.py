@@ -58,6 +58,10 @@ class AgentContext:
                 raise
             await self._store.ensure(tenant, agent_id)
             await self._store.add(tenant, agent_id, entry)
+            if await self._records.get(tenant, Key.agent(agent_id)) is None:
+                # Deleted in between: its collection must not come back by this.
+                await self._store.drop(tenant, agent_id)
+                raise
 
     async def add_interaction(
         self, tenant: TenantContext, agent_id: str, *, task_id: str, session_id: str, question: str, answer: str
@@ -93,5 +97,5 @@ class MemoryOfAgent:
         return await self._context.search_context(self._tenant, self._agent_id, query, limit=limit)
 
     async def remember(self, text: str, entry_id: str) -> None:
-        entry = ContextEntry(id=entry_id, text=text[:_ENTRY_CHARACTERS], kind="note", created_at=now_ms())
+        entry = ContextEntry(id=entry_id, text=text, kind="note", created_at=now_ms())
         await self._context.add_context(self._tenant, self._agent_id, entry)

@@ -251,4 +251,8 @@ def _leave_agent(ticket: Ticket, runtime: Item) -> tuple[Update | None, Ticket |
     if index is not None:
         place = f"parked[{index}]"
         return Update(key=key, remove=[place], when=Equals(place, parked[index])), None
+    if parked and len(runtime.get("running", ())) < runtime.get("max", 1):
+        # It was let in but never began: the place that it was given goes to the next, or nobody would ever let it in.
+        admitted = Ticket.model_validate(parked[0])
+        return Update(key=key, remove=["parked[0]"], when=Equals("parked[0]", parked[0])), admitted
     return None, None

@@ -47,6 +47,9 @@ MAX_WAITING: Final = 100
 """Most messages that may wait behind the one a session is answering."""
 
 
+MAX_PARKED: Final = 200
+"""Most tasks that may wait for a place with one agent: they lie on one item, which every place taken rewrites."""
+
 _TRIES: Final = 20
 
 
@@ -199,7 +202,7 @@ class Ledger:
             "agent": Check(key=Key.agent(agent.id), when=Equals("version", agent.version)),
         }
         if head and delivery is None:
-            labelled["runtime"] = self._park(ticket)
+            labelled["runtime"] = self._park(ticket, most=MAX_PARKED)
         if idempotency is not None:
             labelled["idempotency"] = idempotency
         await self._write_or_stale(tenant, labelled)
@@ -225,13 +228,13 @@ class Ledger:
         )
 
     @staticmethod
-    def _park(ticket: Ticket) -> Update:
+    def _park(ticket: Ticket, *, most: int) -> Update:
         # Whoever leaves the running set dispatches the next parked task; so parking is allowed only while it is full.
         still_full = SizeAtLeast("running", "max")
         return Update(
             key=Key.runtime(ticket.agent),
             append={"parked": [ticket.model_dump()]},
-            when=All(Exists("running"), still_full),
+            when=All(Exists("running"), still_full, Any_(Missing("parked"), SizeBelow("parked", most))),
         )
 
     async def _write_or_stale(self, tenant: TenantContext, labelled: Mapping[str, Write]) -> None:
@@ -247,6 +250,11 @@ class Ledger:
                             raise LimitReached(
                                 f"{MAX_WAITING} messages wait in this session already: let some be answered first",
                                 retry_after=5,
+                            ) from error
+                        if what == "runtime" and len(item.get("parked", ())) >= MAX_PARKED:
+                            raise LimitReached(
+                                f"{MAX_PARKED} tasks wait for this agent already: let some be answered first",
+                                retry_after=30,
                             ) from error
                         raise Stale(what, item) from error
             raise Stale(*failed[0]) from error
@@ -318,7 +326,7 @@ class Ledger:
             "task": Update(
                 key=Key.task(delivery.task),
                 set=changes,
-                when=All(same_epoch, newest_dispatch, as_expected),
+                when=All(same_epoch, newest_dispatch, as_expected, Missing("cancel_requested")),
             ),
             "runtime": Update(
                 key=Key.runtime(delivery.agent),
@@ -346,20 +354,40 @@ class Ledger:
         return None
 
     async def _park_delivery(self, delivery: Delivery, ticket: Ticket) -> bool:
-        """Put a delivered task aside while its agent is full; False when it is not full (any more)."""
+        """Put a delivered task aside while its agent is full; False when it is not full (any more).
+
+        Parking counts as a dispatch: a delivery that comes again may neither park it twice nor begin it beside its
+        ticket.
+        """
+        ticket = ticket.model_copy(update={"dispatch": delivery.dispatch + 1})
         try:
             await self._records.write(
                 delivery.tenant,
                 Update(
                     key=Key.task(ticket.task),
+                    set={"dispatch": ticket.dispatch},
                     remove=["due_shard", "due_at"],
                     when=All(Equals("state", TaskState.SUBMITTED.value), Equals("dispatch", delivery.dispatch)),
                 ),
-                self._park(ticket),
+                # A lowered limit may send back more than are accepted for waiting.
+                self._park(ticket, most=2 * MAX_PARKED),
             )
             return True
+        except ConditionFailed as error:
+            if len((error.items[1] or {}).get("parked", ())) < 2 * MAX_PARKED:
+                return False
+        return await self._leave_to_the_sweeper(delivery)
+
+    async def _leave_to_the_sweeper(self, delivery: Delivery) -> bool:
+        later = {"due_shard": due_shard(delivery.task), "due_at": now_ms() + self.redispatch_ms}
+        as_delivered = All(Equals("state", TaskState.SUBMITTED.value), Equals("dispatch", delivery.dispatch))
+        try:
+            await self._records.write(
+                delivery.tenant, Update(key=Key.task(delivery.task), set=later, when=as_delivered)
+            )
         except ConditionFailed:
             return False
+        return True
 
     # -- journal ---------------------------------------------------------------------------------
     async def journal(self, claim: Claim, number: int, step: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from worker_space.idempotency import Repeat, remember
 from worker_space.ledger import due_shard
 from worker_space.ports import Content, ContextStore, Queues, Records
 from worker_space.projects import NewProject, Project, ProjectChanges, SpaceState
-from worker_space.records import Any_, Delete, Equals, Item, Missing, Put, Update, Write
+from worker_space.records import All, Check, Condition, Delete, Equals, Exists, Item, Missing, Put, Update, Write
 from worker_space.registry import IS_LIVE, AgentRegistry, new_agent_writes
 from worker_space.tenancy import Key, TenantContext, UserContext
 
@@ -67,7 +67,7 @@ class Projects:
         old = await self._records.get(tenant, Key.space())
         if old is not None and old["state"] == SpaceState.DELETED.value and not old.get("purged"):
             await self._purge(tenant, old)
-        labelled = self._new_project(tenant, new, epoch=1 if old is None else old["epoch"] + 1)
+        labelled = self._new_project(tenant, new, old)
         if repeat is not None:
             labelled["repeat"] = remember(repeat, tenant.project_id)
         try:
@@ -79,7 +79,7 @@ class Projects:
             raise Conflict(f"you have a project {tenant.project_id!r} already: choose another id") from error
         return await self.get(tenant)
 
-    def _new_project(self, tenant: TenantContext, new: NewProject, *, epoch: int) -> dict[str, Write]:
+    def _new_project(self, tenant: TenantContext, new: NewProject, old: Item | None) -> dict[str, Write]:
         now = now_ms()
         listed: dict[str, Any] = {
             "project_id": tenant.project_id,
@@ -91,11 +91,16 @@ class Projects:
             **listed,
             "user_id": tenant.user_id,
             "state": SpaceState.DORMANT.value,
-            "epoch": epoch,
-            "generation": 0,
+            "epoch": 1 if old is None else old["epoch"] + 1,
+            # Goes on counting: SQS refuses the last queue's name for a minute, and late deliveries know it.
+            "generation": 0 if old is None else old["generation"],
             "last_accept": 0,
         }
-        nothing_or_a_tombstone = Any_(Missing("sk"), Equals("state", SpaceState.DELETED.value))
+        nothing_or_a_tombstone: Condition = Missing("sk")
+        if old is not None:
+            nothing_or_a_tombstone = All(
+                Equals("state", SpaceState.DELETED.value), Equals("epoch", old["epoch"]), Exists("purged")
+            )
         labelled: dict[str, Write] = {
             "listing": Put(key=Key.project(tenant), item=listed, when=Missing("sk")),
             "space": Put(key=Key.space(), item=space, when=nothing_or_a_tombstone),
@@ -178,34 +183,50 @@ class Projects:
             await self._purge(tenant, space)
 
     async def _purge(self, tenant: TenantContext, space: Item) -> None:
-        await self._registry.forget(tenant)
-        if space["generation"]:
-            await self._queues.release(tenant, space["generation"])
-        for item in (await self._records.query(tenant, Key.agents())).items:
-            await self._memory.drop(tenant, item["id"])
-        keys = [key async for key in self._content.all_keys(tenant)]
-        if keys:
-            await self._content.delete(tenant, keys)
-        await self._clear(tenant)
-        purged = Update(
-            key=Key.space(),
-            set={"purged": True},
-            remove=["due_shard", "due_at"],
-            when=Equals("epoch", space["epoch"]),
+        still_deleted = Check(
+            key=Key.space(), when=All(Equals("state", SpaceState.DELETED.value), Equals("epoch", space["epoch"]))
         )
         try:
-            await self._records.write(tenant, purged)
+            # Tasks first: without its task a late worker can write nothing more to the table.
+            await self._clear(tenant, Key.tasks(), still_deleted)
+            await self._registry.forget(tenant)
+            if space["generation"]:
+                await self._queues.release(tenant, space["generation"])
+            await self._clear(tenant, Key.agents(), still_deleted)
+            # Agents that were deleted before are known by their versions only.
+            versions = (await self._records.query(tenant, Key.all_agent_versions())).items
+            keys = [key async for key in self._content.all_keys(tenant)]
+            # Listed while the project was still deleted, so none of them is its successor's.
+            await self._records.write(tenant, still_deleted)
+            for agent_id in {item["id"] for item in versions}:
+                await self._memory.drop(tenant, agent_id)
+            if keys:
+                await self._content.delete(tenant, keys)
+            await self._clear(tenant, Key.everything(), still_deleted)
+            await self._records.write(
+                tenant,
+                Update(
+                    key=Key.space(),
+                    set={"purged": True},
+                    remove=["due_shard", "due_at"],
+                    when=still_deleted.when,
+                ),
+            )
         except ConditionFailed:
             _log.info("a project was made anew while its forerunner was cleared")
 
-    async def _clear(self, tenant: TenantContext) -> None:
-        """Delete every item of the partition but the space's own record, which guards the epoch."""
+    async def _clear(self, tenant: TenantContext, prefix: Key, still_deleted: Check) -> None:
+        """Delete every item below `prefix` but the space's own record, which guards the epoch.
+
+        Raises:
+            ConditionFailed: The project was made anew; what lies there now is the new one's.
+        """
         after: str | None = None
         while True:
-            page = await self._records.query(tenant, Key.everything(), limit=100, after=after)
+            page = await self._records.query(tenant, prefix, limit=25, after=after)
             doomed = [Key(item["sk"]) for item in page.items if item["sk"] != Key.space().sort]
             if doomed:
-                await self._records.write(tenant, *(Delete(key=key) for key in doomed))
+                await self._records.write(tenant, still_deleted, *(Delete(key=key) for key in doomed))
             if page.after is None:
                 return
             after = page.after

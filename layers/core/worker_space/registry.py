@@ -6,6 +6,7 @@ on one (accept, first claim) carry that version as a condition; who finds it old
 
 import json
 import logging
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -26,6 +27,8 @@ __all__ = ["CACHE_TTL_SECONDS", "IS_LIVE", "AgentRegistry", "Home", "agent_of", 
 
 CACHE_TTL_SECONDS: Final = 300
 _SPACE_FIELD: Final = "space"
+# Which agents belong to the fill: a late one may have left the field of an agent that was deleted since.
+_INDEX_FIELD: Final = "agents"
 _log = logging.getLogger(__name__)
 
 IS_LIVE: Final = All(
@@ -45,7 +48,7 @@ class Home:
         """The agent with this id or, without regard to case, this name."""
         if is_id("agent", target):
             return self.agents.get(target)
-        wanted = target.strip().casefold()
+        wanted = unicodedata.normalize("NFC", target.strip()).casefold()
         return next((agent for agent in self.agents.values() if agent.config.name.casefold() == wanted), None)
 
 
@@ -109,12 +112,12 @@ class AgentRegistry:
 
     @staticmethod
     def _from_cache(fields: Mapping[str, str]) -> Home | None:
-        if _SPACE_FIELD not in fields:
+        if _SPACE_FIELD not in fields or _INDEX_FIELD not in fields:
             return None
         try:
             space = Space.model_validate_json(fields[_SPACE_FIELD])
-            agents = {name: Agent.model_validate_json(text) for name, text in fields.items() if name != _SPACE_FIELD}
-        except ValidationError:
+            agents = {name: Agent.model_validate_json(fields[name]) for name in fields[_INDEX_FIELD].split()}
+        except (KeyError, ValidationError):
             # Written by another release; the table knows better and the fill replaces it.
             return None
         return Home(space=space, agents=agents, cached=True)
@@ -123,7 +126,9 @@ class AgentRegistry:
         fields = {agent.id: agent.model_dump_json() for agent in home.agents.values()}
         try:
             await self._cache.store(
-                tenant, {_SPACE_FIELD: home.space.model_dump_json(), **fields}, ttl_seconds=CACHE_TTL_SECONDS
+                tenant,
+                {_SPACE_FIELD: home.space.model_dump_json(), _INDEX_FIELD: " ".join(fields), **fields},
+                ttl_seconds=CACHE_TTL_SECONDS,
             )
         except Unavailable as error:
             _log.info("the cache was not filled: %s", error)

@@ -12,7 +12,7 @@ from worker_space.idempotency import Repeat, remember
 from worker_space.ids import new_id
 from worker_space.messages import ChatSession, Message, NewSession
 from worker_space.ports import Content, Records
-from worker_space.records import All, Any_, Check, Delete, Exists, Item, Missing, Page, Put, SizeBelow, Update, Write
+from worker_space.records import Check, Delete, Exists, Item, Missing, Page, Put, Update, Write
 from worker_space.registry import IS_LIVE
 from worker_space.tenancy import Key, TenantContext
 from worker_space.texts import Texts
@@ -122,21 +122,18 @@ class ChatSessions:
             )
         except ConditionFailed as error:
             raise NotFound(f"this project has no chat session {session_id[:80]!r}") from error
-        nobody_left = All(Missing("active"), Any_(Missing("waiting"), SizeBelow("waiting", 1)))
-        while True:
-            item = await self._item(tenant, session_id)
+        while "active" in (item := await self._item(tenant, session_id)) or item.get("waiting"):
             for ticket in reversed(item.get("waiting", [])):
                 await self._cancel(tenant, ticket["task"])
             if "active" in item:
                 await self._cancel(tenant, item["active"])
-            try:
-                await self._records.write(tenant, Delete(key=Key.session(session_id), when=nobody_left))
-                break
-            except ConditionFailed:
-                if time.monotonic() > until:
-                    raise Conflict("a task of this session has not stopped yet: delete the session again") from None
-                await asyncio.sleep(0.1)
+            if time.monotonic() > until:
+                raise Conflict("a task of this session has not stopped yet: delete the session again")
+            await asyncio.sleep(0.05)
+        # The session itself goes last: whoever is interrupted here can be followed by another deletion. Nothing is
+        # added meanwhile, because a closing session accepts no message.
         await self._clear(tenant, session_id)
+        await self._records.write(tenant, Delete(key=Key.session(session_id)))
 
     async def _cancel(self, tenant: TenantContext, task_id: str) -> None:
         try:
@@ -146,10 +143,21 @@ class ChatSessions:
 
     async def _clear(self, tenant: TenantContext, session_id: str) -> None:
         while page := (await self._records.query(tenant, Key.messages(session_id), limit=100)).items:
+            for task_id in dict.fromkeys(item["task_id"] for item in page):
+                await self._clear_task(tenant, task_id)
             keys = [item["content_key"] for item in page if "content_key" in item]
             if keys:
                 await self._content.delete(tenant, keys)
             await self._records.write(tenant, *(Delete(key=Key.message(session_id, item["number"])) for item in page))
+
+    async def _clear_task(self, tenant: TenantContext, task_id: str) -> None:
+        """A task and its steps, which hold what was said and read in the session."""
+        while steps := (await self._records.query(tenant, Key.steps(task_id), limit=50)).items:
+            keys = [item["content_key"] for item in steps if "content_key" in item]
+            if keys:
+                await self._content.delete(tenant, keys)
+            await self._records.write(tenant, *(Delete(key=Key.step(task_id, item["number"])) for item in steps))
+        await self._records.write(tenant, Delete(key=Key.task(task_id)))
 
 
 def message_of(item: Item, content: str) -> Message:

@@ -108,7 +108,7 @@ class UserWorkerSpace:
         try:
             await self._context.clear_context(self.tenant, agent.id)
         except Unavailable:
-            # Nothing finds it any more: the agent's id is gone for ever. It is cleared with the project.
+            # Nothing finds it any more: the agent's id is gone for ever. The project's deletion clears it.
             return
 
     # -- bus -------------------------------------------------------------------------------------

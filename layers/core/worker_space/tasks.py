@@ -81,7 +81,7 @@ class Ticket(BaseModel):
         attempts: How often a worker had begun it when it came to wait.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     task: str
     session: str

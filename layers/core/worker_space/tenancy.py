@@ -157,6 +157,10 @@ class Key:
         return cls(f"AGENTVERSION#{_part(agent_id)}#")
 
     @classmethod
+    def all_agent_versions(cls) -> "Key":
+        return cls("AGENTVERSION#")
+
+    @classmethod
     def runtime(cls, agent_id: str) -> "Key":
         return cls(f"RUNTIME#{_part(agent_id)}")
 

@@ -33,6 +33,7 @@ _TRANSIENT: Final = frozenset(
         "ThrottlingException",
         "Throttling",
         "TooManyRequestsException",
+        "TransactionConflictException",
         "TransactionInProgressException",
     }
 )

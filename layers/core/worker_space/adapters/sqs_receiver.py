@@ -1,9 +1,17 @@
 """Messages of one queue as the events that Lambda makes of them."""
 
+import logging
+import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
+
+from botocore.exceptions import ClientError
+
+from worker_space.adapters.aws import error_code
 
 __all__ = ["QueueReceiver", "sqs_event"]
+
+_log: Final = logging.getLogger(__name__)
 
 
 def sqs_event(messages: Sequence[Mapping[str, Any]], queue_arn: str) -> Mapping[str, Any]:
@@ -51,15 +59,25 @@ class QueueReceiver:
         self._queue_arn = queue_arn
 
     def receive(self, wait_seconds: int) -> Mapping[str, Any] | None:
-        answer = self._client.receive_message(
-            QueueUrl=self._queue_url,
-            MaxNumberOfMessages=1,
-            WaitTimeSeconds=wait_seconds,
-            MessageSystemAttributeNames=["All"],
-            MessageAttributeNames=["All"],
-        )
+        try:
+            answer = self._client.receive_message(
+                QueueUrl=self._queue_url,
+                MaxNumberOfMessages=1,
+                WaitTimeSeconds=wait_seconds,
+                MessageSystemAttributeNames=["All"],
+                MessageAttributeNames=["All"],
+            )
+        except ClientError as error:
+            # A queue that was just made is not known to all servers of SQS for a second or so.
+            _log.info("nothing was received: %s", error_code(error))
+            time.sleep(1)
+            return None
         messages = answer.get("Messages", [])
         return sqs_event(messages, self._queue_arn) if messages else None
 
     def delete(self, receipt_handle: str) -> None:
-        self._client.delete_message(QueueUrl=self._queue_url, ReceiptHandle=receipt_handle)
+        try:
+            self._client.delete_message(QueueUrl=self._queue_url, ReceiptHandle=receipt_handle)
+        except ClientError as error:
+            # It was delivered to somebody else meanwhile, who will find its task ended.
+            _log.info("a message was not deleted: %s", error_code(error))

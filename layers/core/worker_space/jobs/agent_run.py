@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from worker_space.agents import Agent
-from worker_space.errors import RunError, ToolError
+from worker_space.errors import RunError, TaskCanceled, ToolError
 from worker_space.jobs.journal import Journal
 from worker_space.models import AssistantTurn, ModelRequest, ToolCall, ToolResult, Turn, UserTurn
 from worker_space.ports import ContextMatch, Model
@@ -127,7 +127,12 @@ class AgentRun:
             await self._journal.results(results, milliseconds=round((time.monotonic() - began) * 1000))
             return
         result, effect = await self._change(pending[0])
-        await self._journal.results([result], effect=effect, milliseconds=round((time.monotonic() - began) * 1000))
+        try:
+            await self._journal.results([result], effect=effect, milliseconds=round((time.monotonic() - began) * 1000))
+        except TaskCanceled:
+            # It has happened all the same, and the user is told so.
+            self._journal.progress.effects.extend([] if effect is None else [effect])
+            raise
 
     def _has_effect(self, call: ToolCall) -> bool:
         try:
@@ -150,13 +155,13 @@ class AgentRun:
             tool = tool_named(call.name, self._agent.config.tools)
             assert isinstance(tool, EffectTool)
             arguments = parse_arguments(tool, call.arguments)
-            intent = self._journal.progress.intents.get(call.id)
+            intent = self._journal.progress.intent
             recovering = intent is not None
             if intent is None:
                 intent = await tool.plan(self._tools, arguments)
                 await self._journal.intent(call, intent)
             outcome = await tool.perform(
-                self._tools, arguments, dict(intent), effect=self._journal.effect(call), recovering=recovering
+                self._tools, arguments, dict(intent), effect=self._journal.effect(), recovering=recovering
             )
         except ToolError as error:
             return _refused(call, error), None

@@ -25,13 +25,13 @@ class Progress:
     Attributes:
         turns: What was said in this run, behind the user's message.
         pending: Calls of the last model answer that have no result yet.
-        intents: Planned effects without a result, by call id.
+        intent: The next call's planned effect, if it has been planned.
         effects: What was done to the user's files or the agent's memory, in words for the user.
     """
 
     turns: list[Turn] = field(default_factory=list)
     pending: list[ToolCall] = field(default_factory=list)
-    intents: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    intent: Mapping[str, Any] | None = None
     effects: list[str] = field(default_factory=list)
     model_calls: int = 0
     input_tokens: int = 0
@@ -59,13 +59,13 @@ class Journal:
             self._follow(item["kind"], json.loads(await self._texts.read(tenant, item)))
             self._number += 1
 
-    def effect(self, call: ToolCall) -> str:
-        """The name of a call's effect: the same at every attempt, and no other call's.
+    def effect(self) -> str:
+        """The name of the next call's effect: the same at every attempt, and no other call's.
 
         Made from places, not from the call's id: what a provider takes for an id may repeat or not be ASCII.
         """
         turn = next(turn for turn in reversed(self.progress.turns) if isinstance(turn, AssistantTurn))
-        place = next(index for index, each in enumerate(turn.tool_calls) if each.id == call.id)
+        place = len(turn.tool_calls) - len(self.progress.pending)
         return f"{self._claim.delivery.task}#{self.progress.model_calls}.{place}"
 
     async def model(self, reply: ModelReply, *, milliseconds: int) -> None:
@@ -82,7 +82,8 @@ class Journal:
         await self._save("results", body | ({} if effect is None else {"effect": effect}))
 
     async def _save(self, kind: str, body: Mapping[str, Any]) -> None:
-        tenant, text = self._claim.delivery.tenant, json.dumps(body, ensure_ascii=False)
+        # Escaped: half a surrogate pair, which a model may write as \\ud83d, has no UTF-8.
+        tenant, text = self._claim.delivery.tenant, json.dumps(body)
         # The attempt is in the key: a worker that has lost the task must not overwrite its successor's text.
         key = f"{self._claim.delivery.task}/step/{self._number}.{self._claim.attempt}"
         kept = await self._texts.keep(tenant, key, text)
@@ -101,12 +102,12 @@ class Journal:
             now.input_tokens += reply.usage.input_tokens
             now.output_tokens += reply.usage.output_tokens
         elif kind == "intent":
-            now.intents[body["call_id"]] = body["intent"]
+            now.intent = body["intent"]
         else:
             results = [ToolResult.model_validate(result) for result in body["results"]]
             now.turns.extend(results)
-            answered = {result.call_id for result in results}
-            now.pending = [call for call in now.pending if call.id not in answered]
-            now.intents = {call_id: intent for call_id, intent in now.intents.items() if call_id not in answered}
+            # Calls are answered in their order. Their ids tell nothing: a provider may use one twice.
+            now.pending = now.pending[len(results) :]
+            now.intent = None
             if "effect" in body:
                 now.effects.append(body["effect"])

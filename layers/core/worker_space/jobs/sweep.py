@@ -47,7 +47,7 @@ class Sweeper:
         for shard in DUE_SHARDS:
             seen: set[tuple[TenantContext, str]] = set()
             while time.monotonic() < until:
-                found = await self._due.due(shard, now_ms(), _PAGE)
+                found = await self._due.due(shard, now_ms(), _PAGE + len(seen))
                 # The index follows the table with a delay: an item just handled may still be listed.
                 fresh = [(tenant, item) for tenant, item in found if (tenant, item["sk"]) not in seen]
                 if not fresh:
@@ -75,4 +75,8 @@ class Sweeper:
             return "sent" if await self._bus.send_again(tenant, item) else "left"
         except (NotFound, Unavailable) as error:
             _log.warning("%s stays overdue: %s", item.get("id", "a deleted project"), error)
+            return "left"
+        except Exception:  # noqa: BLE001 - said and gone past, whatever it is
+            # An item that cannot be read (of another release, say) must not keep the others waiting.
+            _log.exception("%s of %s cannot be seen to", item["sk"], tenant.token)
             return "left"

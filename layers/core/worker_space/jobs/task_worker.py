@@ -1,6 +1,7 @@
 """Take one delivery: claim its task, run the agent, end the task, and see to what follows from its end."""
 
 import asyncio
+import json
 import logging
 from collections.abc import Awaitable, Sequence
 from typing import Final
@@ -10,7 +11,7 @@ from worker_space.bus import AgentBus
 from worker_space.clock import now_ms
 from worker_space.context import AgentContext, MemoryOfAgent
 from worker_space.ending import Ending, Outcome
-from worker_space.errors import ClaimLost, ConditionFailed, NotFound, RunError, TaskCanceled, Unavailable
+from worker_space.errors import ClaimLost, ConditionFailed, NotFound, RequestError, RunError, TaskCanceled, Unavailable
 from worker_space.jobs.agent_run import AgentRun, Answer
 from worker_space.jobs.journal import Journal
 from worker_space.jobs.lease import Heartbeat
@@ -28,6 +29,8 @@ __all__ = ["TaskWorker"]
 
 _HISTORY_MESSAGES: Final = 20
 _HISTORY_CHARACTERS: Final = 60_000
+_EFFECTS_SHOWN: Final = 20
+_END_PAUSES: Final = (0.3, 1.0, 3.0)
 _log = logging.getLogger(__name__)
 
 
@@ -84,6 +87,8 @@ class TaskWorker:
 
         heartbeat = Heartbeat(extend, visibility_seconds=self._visibility, deadline=deadline)
         home, _ = await asyncio.gather(self._home(delivery.tenant), heartbeat.begin())
+        if not heartbeat.has_time:
+            raise ClaimLost("this invocation has no time left: the message stays for the next")
         claim, agent = await self._claim(delivery, home)
         if isinstance(claim, Refusal):
             await self._refused(delivery, claim)
@@ -127,10 +132,16 @@ class TaskWorker:
                     code="attempts_spent",
                     content=f"The task was begun {self._ledger.max_attempts} times and never came to its end.",
                 ),
-                "canceled": _canceled([]),
+                "canceled": _canceled(await self._effects(tenant, delivery.task)),
             }[refusal.why]
             if not await self._bus.end_waiting(tenant, item, outcome):
                 raise ClaimLost("the task has changed since it was looked at")
+
+    async def _effects(self, tenant: TenantContext, task_id: str) -> Sequence[str]:
+        """What earlier attempts have changed, by the journal."""
+        steps = [step for step in await self._ledger.steps(tenant, task_id) if step["kind"] == "results"]
+        bodies = [json.loads(await self._texts.read(tenant, step)) for step in steps]
+        return [body["effect"] for body in bodies if "effect" in body]
 
     # -- the run ---------------------------------------------------------------------------------
     async def _run(self, claim: Claim, current: Agent | None) -> None:
@@ -168,7 +179,8 @@ class TaskWorker:
             outcome = await self._completed(claim, answer)
         except TaskCanceled:
             outcome = _canceled(journal.progress.effects)
-        except RunError as error:
+        except (RunError, RequestError) as error:
+            # A request error is one of the agent's configuration: a model or tool that is served no more.
             outcome = Outcome(state=TaskState.FAILED, code="run_failed", content=str(error))
         facts = {
             "recall": recall,
@@ -244,13 +256,28 @@ class TaskWorker:
             redispatch_ms=self._ledger.redispatch_ms,
             when=All(*still_mine(claim)),
         )
-        deliveries = await self._bus.end(tenant, ending, outcome)
+        deliveries = await self._end_or_try_again(tenant, ending, outcome)
         answer = outcome.content if outcome.state is TaskState.COMPLETED else None
-        await asyncio.gather(
+        followed = await asyncio.gather(
             self._bus.announce(tenant, delivery.task),
             self._bus.send_all(deliveries),
             self._keep_interaction(delivery.task, delivery.session, delivery.agent, tenant, question, answer),
+            return_exceptions=True,
         )
+        # Only when all have come to their end: what is left running would go on in the next invocation.
+        for error in followed:
+            if error is not None:
+                raise error
+
+    async def _end_or_try_again(self, tenant: TenantContext, ending: Ending, outcome: Outcome) -> Sequence[Delivery]:
+        """The last answer is saved by the end itself: a short outage must not cost another paid model call."""
+        for pause in _END_PAUSES:
+            try:
+                return await self._bus.end(tenant, ending, outcome)
+            except Unavailable as error:
+                _log.warning("task %s is not ended yet: %s", ending.ticket.task, error)
+                await asyncio.sleep(pause)
+        return await self._bus.end(tenant, ending, outcome)
 
     async def _keep_interaction(
         self, task_id: str, session_id: str, agent_id: str, tenant: TenantContext, question: str, answer: str | None
@@ -290,14 +317,17 @@ class TaskWorker:
                 ],
             )
             if question is not None and answer is not None:
-                await self._context.add_interaction(
-                    tenant,
-                    item["agent_id"],
-                    task_id=item["id"],
-                    session_id=item["session_id"],
-                    question=await self._texts.read(tenant, question),
-                    answer=await self._texts.read(tenant, answer),
-                )
+                try:
+                    await self._context.add_interaction(
+                        tenant,
+                        item["agent_id"],
+                        task_id=item["id"],
+                        session_id=item["session_id"],
+                        question=await self._texts.read(tenant, question),
+                        answer=await self._texts.read(tenant, answer),
+                    )
+                except NotFound:
+                    _log.info("the agent of task %s was deleted: nothing is remembered", item["id"])
         if "due_at" in item:
             settled = Update(
                 key=Key.task(item["id"]), remove=["due_shard", "due_at"], when=Equals("due_at", item["due_at"])
@@ -309,5 +339,7 @@ class TaskWorker:
 
 
 def _canceled(effects: Sequence[str]) -> Outcome:
-    done = "; ".join(effects) if effects else "nothing was changed"
+    done = "; ".join(effects[:_EFFECTS_SHOWN]) if effects else "nothing was changed"
+    if len(effects) > _EFFECTS_SHOWN:
+        done += f"; and {len(effects) - _EFFECTS_SHOWN} more"
     return Outcome(state=TaskState.CANCELED, content=f"Canceled by the user. Done before that: {done}.")
