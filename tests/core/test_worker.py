@@ -296,3 +296,24 @@ async def test_a_worker_without_time_leaves_the_task_unbegun(stack: MemoryStack,
     with pytest.raises(ClaimLost):
         await stack.parts.worker.handle(delivery, message.lease, deadline=time.monotonic() + 5)
     assert (await stack.records.get(TENANT, Key.task(sent.task_id)) or {})["attempt"] == 0
+
+
+async def test_a_model_that_stays_away_ends_in_a_failure_that_says_so_within_a_minute(
+    stack: MemoryStack, space: UserWorkerSpace
+) -> None:
+    stack.model.script = [Unavailable("model", "503 from the provider")] * 9
+    sent = await _send(space)
+    waited = 0
+    for attempt in range(1, 5):
+        if attempt <= 3:
+            with pytest.raises(Unavailable):
+                await stack.work(TENANT)
+            stack.clock[0] += 2**attempt
+            waited += 2**attempt
+        else:
+            await stack.work(TENANT)
+    reply = await space.wait_for_result(sent, seconds=1)
+    assert reply.task.state is TaskState.FAILED
+    assert "503 from the provider" in (reply.outcome or "")
+    assert len(stack.model.requests) == 3
+    assert waited < 60

@@ -8,7 +8,7 @@ from worker_space.bus import AgentBus
 from worker_space.clock import now_ms
 from worker_space.ending import Outcome
 from worker_space.errors import NotFound, Unavailable
-from worker_space.jobs.task_worker import TaskWorker
+from worker_space.jobs.task_worker import TaskWorker, attempts_spent
 from worker_space.ledger import DUE_SHARDS, Ledger
 from worker_space.lifecycle import Projects
 from worker_space.ports import DueItems
@@ -69,7 +69,7 @@ class Sweeper:
                 outcome = Outcome(
                     state=TaskState.FAILED,
                     code="attempts_spent",
-                    content=f"The task was begun {item['attempt']} times and never came to its end.",
+                    content=attempts_spent(item),
                 )
                 return "failed" if await self._bus.end_waiting(tenant, item, outcome) else "left"
             return "sent" if await self._bus.send_again(tenant, item) else "left"

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from worker_space.agents import Agent
@@ -25,7 +25,7 @@ from worker_space.tenancy import Key, TenantContext
 from worker_space.texts import Texts
 from worker_space.tools.tool import Patterns, ToolContext
 
-__all__ = ["TaskWorker"]
+__all__ = ["TaskWorker", "attempts_spent"]
 
 _HISTORY_MESSAGES: Final = 20
 _HISTORY_CHARACTERS: Final = 60_000
@@ -92,8 +92,23 @@ class TaskWorker:
         claim, agent = await self._claim(delivery, home)
         if isinstance(claim, Refusal):
             await self._refused(delivery, claim)
-        else:
+            return
+        try:
             await heartbeat.keep(self._run(claim, agent))
+        except Unavailable as error:
+            await self._give_back(claim, error, extend)
+            raise
+
+    async def _give_back(self, claim: Claim, error: Unavailable, extend: Callable[[int], Awaitable[None]]) -> None:
+        """Note why the attempt ended, and let the next one begin soon, each later than the one before."""
+        why = Update(
+            key=Key.task(claim.delivery.task), set={"last_error": str(error)[:500]}, when=All(*still_mine(claim))
+        )
+        try:
+            await self._records.write(claim.delivery.tenant, why)
+            await extend(min(2**claim.attempt, self._visibility))
+        except (ConditionFailed, ClaimLost, Unavailable) as problem:
+            _log.info("task %s comes again when its message's time is over: %s", claim.delivery.task, problem)
 
     async def _home(self, tenant: TenantContext, *, fresh: bool = False) -> Home | None:
         try:
@@ -130,7 +145,7 @@ class TaskWorker:
                 "attempts_spent": Outcome(
                     state=TaskState.FAILED,
                     code="attempts_spent",
-                    content=f"The task was begun {self._ledger.max_attempts} times and never came to its end.",
+                    content=attempts_spent(item),
                 ),
                 "canceled": _canceled(await self._effects(tenant, delivery.task)),
             }[refusal.why]
@@ -336,6 +351,12 @@ class TaskWorker:
                 await self._records.write(tenant, settled)
             except ConditionFailed:
                 _log.info("task %s was settled by somebody else", item["id"])
+
+
+def attempts_spent(item: Item) -> str:
+    """What the user is told of a task that no attempt could finish."""
+    text = f"The task was begun {item['attempt']} times and never came to its end."
+    return f"{text} The last time: {item['last_error']}." if "last_error" in item else text
 
 
 def _canceled(effects: Sequence[str]) -> Outcome:
