@@ -117,9 +117,9 @@ async def test_a_queue_made_while_its_project_is_deleted_does_not_stay(stack: Me
         await stack.parts.services.projects.delete(TENANT)
 
     parts = stack.compose(queues=Once(stack.queues, "create", deleted))
-    bus = parts.services.collaborators.bus
+    dispatch = parts.dispatch
     with pytest.raises(NotFound):
-        await bus.wake(TENANT)
+        await dispatch.wake(TENANT)
     with pytest.raises(NotFound):
         await stack.queues.send(TENANT, 1, "x", group="g", deduplication="d")
 
@@ -132,7 +132,7 @@ async def test_a_delivery_of_a_deleted_project_makes_no_queue(stack: MemoryStack
     await stack.parts.services.projects.delete(TENANT)
     stack.clock[0] += 61
     with contextlib.suppress(NotFound, Unavailable):
-        await stack.parts.services.collaborators.bus.send(delivery)
+        await stack.parts.dispatch.send(delivery)
     with pytest.raises(NotFound):
         await stack.queues.send(TENANT, 1, "x", group="g", deduplication="d")
 

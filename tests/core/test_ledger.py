@@ -5,11 +5,13 @@ import asyncio
 import pytest
 
 from tests.memory_stack import MemoryStack, settings
+from worker_space.accepting import MAX_WAITING
 from worker_space.agents import Agent, AgentChanges
 from worker_space.ending import Ending, Outcome
 from worker_space.errors import ClaimLost, LimitReached, TaskCanceled
-from worker_space.ledger import MAX_WAITING, Claim, Ledger, Refusal, Stale, choose_slot, still_mine
+from worker_space.ledger import Claim, Ledger, Refusal, Stale, still_mine
 from worker_space.messages import NewSession
+from worker_space.places import choose_slot
 from worker_space.projects import NewProject
 from worker_space.records import All, Update
 from worker_space.tasks import Delivery, TaskState

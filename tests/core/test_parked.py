@@ -67,7 +67,7 @@ async def _end(stack: MemoryStack, claim: Claim) -> None:
         redispatch_ms=1000,
         when=All(*still_mine(claim)),
     )
-    await bus.send_all(await bus.end(TENANT, ending, Outcome(state=TaskState.COMPLETED, content="x")))
+    await stack.parts.dispatch.send_all(await bus.end(TENANT, ending, Outcome(state=TaskState.COMPLETED, content="x")))
 
 
 async def _state(stack: MemoryStack, task_id: str) -> str:

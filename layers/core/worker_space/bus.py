@@ -5,12 +5,14 @@ import itertools
 import logging
 import secrets
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from worker_space.accepting import accept_message
 from worker_space.agents import Agent
 from worker_space.clock import now_ms
+from worker_space.dispatch import Dispatch
 from worker_space.ending import Ending, Outcome, end_task
 from worker_space.errors import (
     ClaimLost,
@@ -22,14 +24,14 @@ from worker_space.errors import (
 )
 from worker_space.idempotency import Repeat, remember
 from worker_space.ids import new_id
-from worker_space.ledger import Ledger, Stale, due_shard, request_cancel
+from worker_space.ledger import Ledger, Stale, request_cancel
 from worker_space.messages import MAX_CONTENT_BYTES
-from worker_space.ports import Cache, Queues, Records
+from worker_space.ports import Cache, Records
 from worker_space.projects import SpaceState
 from worker_space.records import All, Condition, Equals, Item, Missing, Update
 from worker_space.registry import AgentRegistry, Home
-from worker_space.tasks import Delivery, Failure, Task, TaskState, Ticket
-from worker_space.tenancy import Key, Names, TenantContext
+from worker_space.tasks import Delivery, Failure, Task, TaskState, Ticket, due_shard
+from worker_space.tenancy import Key, TenantContext
 from worker_space.texts import Texts
 
 __all__ = ["AgentBus", "Sent", "task_of"]
@@ -83,16 +85,14 @@ class AgentBus:
         *,
         records: Records,
         cache: Cache,
-        queues: Queues,
+        dispatch: Dispatch,
         texts: Texts,
         registry: AgentRegistry,
         ledger: Ledger,
-        names: Names,
     ) -> None:
-        self._names = names
         self._records = records
         self._cache = cache
-        self._queues = queues
+        self._dispatch = dispatch
         self._texts = texts
         self._registry = registry
         self._ledger = ledger
@@ -125,10 +125,11 @@ class AgentBus:
         home = await self._registry.home(tenant)
         for tries in itertools.count():
             if home.space.state is not SpaceState.ACTIVE:
-                home = await self.wake(tenant)
+                home = await self._dispatch.wake(tenant)
             session, agent, runtime, home = await self._read_heads(tenant, session_id, target_agent, home)
             try:
-                delivery = await self._ledger.accept(
+                delivery = await accept_message(
+                    self._records,
                     tenant,
                     task_id=task_id,
                     session_id=session_id,
@@ -138,6 +139,7 @@ class AgentBus:
                     runtime=runtime,
                     message=message,
                     turn=next(_turns),
+                    redispatch_ms=self._ledger.redispatch_ms,
                     idempotency=None if repeat is None else remember(repeat, task_id),
                 )
             except Stale as stale:
@@ -151,7 +153,7 @@ class AgentBus:
                     await asyncio.sleep(0.002 * (next(_turns) % 16 + 1))
                 continue
             if delivery is not None:
-                await self._send_or_leave_it(tenant, delivery)
+                await self._dispatch.send_or_leave_it(tenant, delivery)
             number = int(session["next_number"])
             return Sent(task_id=task_id, session_id=session_id, number=number, agent_id=agent.id)
         raise Unavailable("the table", "too many messages reach this session at once")
@@ -187,92 +189,6 @@ class AgentBus:
         if item is None:
             raise Conflict("what this Idempotency-Key made has been deleted: use a new key")
         return Sent(task_id=task_id, session_id=item["session_id"], number=item["number"], agent_id=item["agent_id"])
-
-    async def _send_or_leave_it(self, tenant: TenantContext, delivery: Delivery) -> None:
-        """Send; a message that cannot be sent now is accepted all the same, and the sweeper sends it."""
-        try:
-            await self.send(delivery)
-        except Unavailable as error:
-            _log.warning("task %s is left to the sweeper: %s", delivery.task, error)
-
-    async def send(self, delivery: Delivery) -> None:
-        """Put a delivery on its project's queue, which is made again if it is gone."""
-        tenant = delivery.tenant
-        body = delivery.model_dump_json()
-        group = self._names.group(tenant, delivery.agent, delivery.slot)
-        try:
-            await self._queues.send(
-                tenant,
-                delivery.generation,
-                body,
-                group=group,
-                deduplication=delivery.deduplication,
-            )
-        except NotFound:
-            space = await self._records.get(tenant, Key.space()) or {}
-            if (space.get("epoch"), space.get("generation")) != (delivery.epoch, delivery.generation):
-                _log.info("a delivery of task %s is void: its project or queue is no more", delivery.task)
-                return
-            await self._make_queue(tenant, delivery.generation)
-            try:
-                await self._queues.send(
-                    tenant, delivery.generation, body, group=group, deduplication=delivery.deduplication
-                )
-            except NotFound as error:
-                # SQS shows a new queue to all its servers within a second or so.
-                raise Unavailable("the project's queue", "it was made a moment ago") from error
-
-    async def send_all(self, deliveries: Iterable[Delivery]) -> None:
-        await asyncio.gather(*(self.send(delivery) for delivery in deliveries))
-
-    # -- the queue -------------------------------------------------------------------------------
-    async def wake(self, tenant: TenantContext) -> Home:
-        """Make the project's queue. Whoever finds the space waking repeats the creation: all of it may happen twice."""
-        for _ in range(4):
-            home = await self._registry.home(tenant, fresh=True)
-            space = home.space
-            if space.state is SpaceState.ACTIVE:
-                return home
-            generation = space.generation
-            if space.state is SpaceState.DORMANT:
-                generation += 1
-                as_read = All(
-                    Equals("state", SpaceState.DORMANT.value),
-                    Equals("epoch", space.epoch),
-                    Equals("generation", space.generation),
-                )
-                if not await self._move(tenant, as_read, state=SpaceState.WAKING, generation=generation):
-                    continue
-            await self._make_queue(tenant, generation)
-            still_waking = All(
-                Equals("state", SpaceState.WAKING.value),
-                Equals("epoch", space.epoch),
-                Equals("generation", generation),
-            )
-            if not await self._move(tenant, still_waking, state=SpaceState.ACTIVE, generation=generation):
-                await self._release_if_orphaned(tenant, space.epoch, generation)
-        raise Unavailable("the project's queue", "others keep making and releasing it")
-
-    async def _release_if_orphaned(self, tenant: TenantContext, epoch: int, generation: int) -> None:
-        """Take away a queue that was made while its project was deleted: nobody else knows of it."""
-        now = await self._records.get(tenant, Key.space()) or {}
-        if (now.get("epoch"), now.get("generation")) != (epoch, generation):
-            await self._queues.release(tenant, generation)
-
-    async def _move(self, tenant: TenantContext, when: Condition, *, state: SpaceState, generation: int) -> bool:
-        changes = {"state": state.value, "generation": generation, "updated_at": now_ms()}
-        try:
-            await self._records.write(tenant, Update(key=Key.space(), set=changes, when=when))
-            return True
-        except ConditionFailed:
-            return False
-
-    async def _make_queue(self, tenant: TenantContext, generation: int) -> None:
-        await self._queues.create(tenant, generation)
-        try:
-            await self._queues.wake_worker(tenant, generation)
-        except Unavailable as error:
-            _log.info("no worker was woken; the mapping starts within a minute: %s", error)
 
     # -- results ---------------------------------------------------------------------------------
     async def result(self, tenant: TenantContext, sent: Sent) -> tuple[Task, Item | None]:
@@ -369,7 +285,7 @@ class AgentBus:
             return False
         await asyncio.gather(
             self.announce(tenant, ticket.task),
-            *(self._send_or_leave_it(tenant, delivery) for delivery in deliveries),
+            *(self._dispatch.send_or_leave_it(tenant, delivery) for delivery in deliveries),
         )
         return True
 
@@ -413,7 +329,7 @@ class AgentBus:
             await self._records.write(tenant, dispatched, *also)
         except ConditionFailed:
             return False
-        await self.send(delivery)
+        await self._dispatch.send(delivery)
         return True
 
     async def release_parked(self, tenant: TenantContext, agent_id: str) -> None:

@@ -7,9 +7,11 @@ from worker_space.agents import AgentConfig
 from worker_space.api.services import Services
 from worker_space.bus import AgentBus
 from worker_space.context import AgentContext
+from worker_space.dispatch import Dispatch
 from worker_space.execution import Execution
 from worker_space.ids import new_project_id
 from worker_space.jobs.dead_letter import DeadLetters
+from worker_space.jobs.settling import Settling
 from worker_space.jobs.sweep import Sweeper
 from worker_space.jobs.task_worker import TaskWorker
 from worker_space.ledger import Ledger
@@ -49,6 +51,7 @@ class Parts:
     """What the entry points use."""
 
     services: Services
+    dispatch: Dispatch
     worker: TaskWorker
     sweeper: Sweeper
     dead_letters: DeadLetters
@@ -71,14 +74,9 @@ def compose(ports: Ports, settings: Settings) -> Parts:
         lease_seconds=settings.worker_timeout_seconds + settings.visibility_seconds,
         max_attempts=settings.max_attempts,
     )
+    dispatch = Dispatch(records=ports.records, queues=ports.queues, registry=registry, names=Names(settings.prefix))
     bus = AgentBus(
-        records=ports.records,
-        cache=ports.cache,
-        queues=ports.queues,
-        texts=texts,
-        registry=registry,
-        ledger=ledger,
-        names=Names(settings.prefix),
+        records=ports.records, cache=ports.cache, dispatch=dispatch, texts=texts, registry=registry, ledger=ledger
     )
     context = AgentContext(ports.memory, ports.records)
     projects = Projects(
@@ -90,6 +88,7 @@ def compose(ports: Ports, settings: Settings) -> Parts:
         starters=STARTERS,
         make_id=new_project_id,
     )
+    settling = Settling(records=ports.records, bus=bus, dispatch=dispatch, context=context, texts=texts)
     worker = TaskWorker(
         records=ports.records,
         queues=ports.queues,
@@ -101,6 +100,7 @@ def compose(ports: Ports, settings: Settings) -> Parts:
         registry=registry,
         ledger=ledger,
         bus=bus,
+        settling=settling,
         visibility_seconds=settings.visibility_seconds,
         max_model_calls=settings.max_model_calls,
     )
@@ -124,7 +124,8 @@ def compose(ports: Ports, settings: Settings) -> Parts:
     )
     return Parts(
         services=services,
+        dispatch=dispatch,
         worker=worker,
-        sweeper=Sweeper(due=ports.due, bus=bus, worker=worker, ledger=ledger, projects=projects),
-        dead_letters=DeadLetters(records=ports.records, bus=bus, worker=worker),
+        sweeper=Sweeper(due=ports.due, bus=bus, settling=settling, ledger=ledger, projects=projects),
+        dead_letters=DeadLetters(records=ports.records, bus=bus, settling=settling),
     )

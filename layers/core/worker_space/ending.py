@@ -18,7 +18,6 @@ from typing import Any, Final
 
 from worker_space.clock import now_ms
 from worker_space.errors import ClaimLost, ConditionFailed, Unavailable
-from worker_space.ledger import due_shard
 from worker_space.ports import Records
 from worker_space.records import (
     All,
@@ -34,7 +33,7 @@ from worker_space.records import (
     Update,
     Write,
 )
-from worker_space.tasks import Delivery, TaskState, Ticket
+from worker_space.tasks import Delivery, TaskState, Ticket, due_shard
 from worker_space.tenancy import Key, TenantContext
 
 __all__ = ["Ending", "Outcome", "end_task"]

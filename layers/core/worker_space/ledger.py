@@ -1,4 +1,4 @@
-"""The task ledger: accept, claim, journal. Every transition is one conditional transaction; `ending` has the last one.
+"""The task ledger: claim and journal, between `accepting` and `ending`. Each transition is one conditional transaction.
 
 Two clocks meet here, SQS's and the worker's own, and neither is trusted with the truth:
 
@@ -11,16 +11,15 @@ Two clocks meet here, SQS's and the worker's own, and neither is trusted with th
 Whatever A believes, its writes carry `attempt = 1` as a condition, and the table says 2.
 """
 
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from worker_space.agents import Agent
 from worker_space.clock import now_ms
-from worker_space.errors import ClaimLost, ConditionFailed, LimitReached, TaskCanceled, Unavailable
+from worker_space.errors import ClaimLost, ConditionFailed, TaskCanceled, Unavailable
+from worker_space.places import MAX_PARKED, park
 from worker_space.ports import Records
-from worker_space.projects import Space, SpaceState
 from worker_space.records import (
     All,
     Any_,
@@ -32,45 +31,16 @@ from worker_space.records import (
     Item,
     Missing,
     Put,
-    SizeAtLeast,
     SizeBelow,
     Update,
     Write,
 )
-from worker_space.tasks import Delivery, TaskState, Ticket
+from worker_space.tasks import Delivery, TaskState, Ticket, due_shard
 from worker_space.tenancy import Key, TenantContext
 
-__all__ = ["DUE_SHARDS", "MAX_WAITING", "Claim", "Ledger", "Refusal", "Stale", "choose_slot", "due_shard"]
-
-DUE_SHARDS: Final = ("task0", "task1", "task2", "task3")
-MAX_WAITING: Final = 100
-"""Most messages that may wait behind the one a session is answering."""
-
-
-MAX_PARKED: Final = 200
-"""Most tasks that may wait for a place with one agent: they lie on one item, which every place taken rewrites."""
+__all__ = ["Claim", "Ledger", "Refusal", "Stale", "lost_or_canceled", "request_cancel", "still_mine"]
 
 _TRIES: Final = 20
-
-
-def due_shard(task_id: str) -> str:
-    """Spreads open tasks over the partitions of the sweeper's index."""
-    return DUE_SHARDS[zlib.crc32(task_id.encode()) % len(DUE_SHARDS)]
-
-
-def choose_slot(runtime: Item, slots: int, turn: int) -> int | None:
-    """The agent's message group for a new dispatch, or `None` when all are taken and the task had better wait.
-
-    Args:
-        runtime: The agent's runtime item: who runs, and in which slot.
-        slots: The agent's max_concurrency.
-        turn: A number that grows, so that dispatches of the same moment spread over the free slots.
-    """
-    taken = {runtime.get(f"slot:{task}") for task in runtime.get("running", ())}
-    if len(runtime.get("running", ())) >= slots:
-        return None
-    free = [slot for slot in range(slots) if slot not in taken]
-    return free[turn % len(free)] if free else None
 
 
 class Stale(Exception):
@@ -119,145 +89,6 @@ class Ledger:
         self.redispatch_ms = redispatch_seconds * 1000
         self.lease_ms = lease_seconds * 1000
         self.max_attempts = max_attempts
-
-    # -- accept ----------------------------------------------------------------------------------
-    async def accept(
-        self,
-        tenant: TenantContext,
-        *,
-        task_id: str,
-        session_id: str,
-        space: Space,
-        agent: Agent,
-        session: Item,
-        runtime: Item,
-        message: Mapping[str, Any],
-        turn: int,
-        idempotency: Put | None = None,
-    ) -> Delivery | None:
-        """Store a message and its task; the delivery to send now, or `None` while it waits its turn.
-
-        Args:
-            session: The session as read: the head of its mailbox and the next number.
-            runtime: The agent's runtime item as read.
-            message: The user's message without its number (`content` or `content_key`, `role`).
-            turn: See `choose_slot`.
-            idempotency: The record that makes a repeated request find this task.
-
-        Raises:
-            Stale: The space, agent, session, runtime or idempotency record is not as read.
-            LimitReached: Too many messages wait in this session.
-        """
-        now = now_ms()
-        number = int(session["next_number"])
-        ticket = Ticket(
-            task=task_id, session=session_id, agent=agent.id, number=number, slots=agent.config.max_concurrency
-        )
-        head = "active" not in session
-        slot = choose_slot(runtime, ticket.slots, turn) if head else None
-        delivery = None
-        if slot is not None:
-            delivery = ticket.deliver(
-                user_id=tenant.user_id,
-                project_id=tenant.project_id,
-                epoch=space.epoch,
-                generation=space.generation,
-                slot=slot,
-            )
-        task: dict[str, Any] = {
-            "id": task_id,
-            "type": "message",
-            "user_id": tenant.user_id,
-            "project_id": tenant.project_id,
-            "state": TaskState.SUBMITTED.value,
-            "epoch": space.epoch,
-            "session_id": session_id,
-            "agent_id": agent.id,
-            "number": number,
-            "ticket": ticket.model_dump(),
-            "attempt": 0,
-            "dispatch": 0 if delivery is None else delivery.dispatch,
-            "created_at": now,
-            "updated_at": now,
-        }
-        if delivery is not None:
-            task |= {"due_shard": due_shard(task_id), "due_at": now + self.redispatch_ms}
-        labelled: dict[str, Write] = {
-            "message": Put(
-                key=Key.message(session_id, number),
-                item={**message, "number": number, "agent_id": agent.id, "task_id": task_id, "created_at": now},
-                when=Missing("sk"),
-            ),
-            "task": Put(key=Key.task(task_id), item=task, when=Missing("sk")),
-            "session": self._into_mailbox(session_id, ticket, number, head=head, now=now),
-            "space": Update(
-                key=Key.space(),
-                set={"last_accept": now},
-                when=All(
-                    Equals("state", SpaceState.ACTIVE.value),
-                    Equals("epoch", space.epoch),
-                    Equals("generation", space.generation),
-                ),
-            ),
-            "agent": Check(key=Key.agent(agent.id), when=Equals("version", agent.version)),
-        }
-        if head and delivery is None:
-            labelled["runtime"] = self._park(ticket, most=MAX_PARKED)
-        if idempotency is not None:
-            labelled["idempotency"] = idempotency
-        await self._write_or_stale(tenant, labelled)
-        return delivery
-
-    @staticmethod
-    def _into_mailbox(session_id: str, ticket: Ticket, number: int, *, head: bool, now: int) -> Update:
-        unchanged_number = Equals("next_number", number)
-        if head:
-            nobody_before = Missing("active")
-            return Update(
-                key=Key.session(session_id),
-                set={"active": ticket.task, "next_number": number + 2, "updated_at": now},
-                when=All(unchanged_number, nobody_before, Missing("closing")),
-            )
-        somebody_before = Exists("active")
-        room = Any_(Missing("waiting"), SizeBelow("waiting", MAX_WAITING))
-        return Update(
-            key=Key.session(session_id),
-            set={"next_number": number + 2, "updated_at": now},
-            append={"waiting": [ticket.model_dump()]},
-            when=All(unchanged_number, somebody_before, room, Missing("closing")),
-        )
-
-    @staticmethod
-    def _park(ticket: Ticket, *, most: int) -> Update:
-        # Whoever leaves the running set dispatches the next parked task; so parking is allowed only while it is full.
-        still_full = SizeAtLeast("running", "max")
-        return Update(
-            key=Key.runtime(ticket.agent),
-            append={"parked": [ticket.model_dump()]},
-            when=All(Exists("running"), still_full, Any_(Missing("parked"), SizeBelow("parked", most))),
-        )
-
-    async def _write_or_stale(self, tenant: TenantContext, labelled: Mapping[str, Write]) -> None:
-        try:
-            await self._records.write(tenant, *labelled.values())
-        except ConditionFailed as error:
-            failed = [(what, item) for what, item in zip(labelled, error.items, strict=True) if item is not None]
-            # The order matters where several failed: a repeated request first, then what the caller may not know yet.
-            for first in ("idempotency", "space", "agent", "session", "runtime"):
-                for what, item in failed:
-                    if what == first:
-                        if what == "session" and len(item.get("waiting", ())) >= MAX_WAITING:
-                            raise LimitReached(
-                                f"{MAX_WAITING} messages wait in this session already: let some be answered first",
-                                retry_after=5,
-                            ) from error
-                        if what == "runtime" and len(item.get("parked", ())) >= MAX_PARKED:
-                            raise LimitReached(
-                                f"{MAX_PARKED} tasks wait for this agent already: let some be answered first",
-                                retry_after=30,
-                            ) from error
-                        raise Stale(what, item) from error
-            raise Stale(*failed[0]) from error
 
     # -- claim -----------------------------------------------------------------------------------
     async def claim(self, delivery: Delivery, agent: Agent | None) -> Claim | Refusal:
@@ -370,7 +201,7 @@ class Ledger:
                     when=All(Equals("state", TaskState.SUBMITTED.value), Equals("dispatch", delivery.dispatch)),
                 ),
                 # A lowered limit may send back more than are accepted for waiting.
-                self._park(ticket, most=2 * MAX_PARKED),
+                park(ticket, most=2 * MAX_PARKED),
             )
             return True
         except ConditionFailed as error:

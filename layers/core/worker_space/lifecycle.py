@@ -11,11 +11,11 @@ from worker_space.agents import AgentConfig
 from worker_space.clock import now_ms
 from worker_space.errors import ConditionFailed, Conflict, NotFound, Unavailable
 from worker_space.idempotency import Repeat, remember
-from worker_space.ledger import due_shard
 from worker_space.ports import Content, ContextStore, Queues, Records
 from worker_space.projects import NewProject, Project, ProjectChanges, SpaceState
 from worker_space.records import All, Check, Condition, Delete, Equals, Exists, Item, Missing, Put, Update, Write
 from worker_space.registry import IS_LIVE, AgentRegistry, new_agent_writes
+from worker_space.tasks import due_shard
 from worker_space.tenancy import Key, TenantContext, UserContext
 
 __all__ = ["Projects"]

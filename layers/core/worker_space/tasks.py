@@ -1,5 +1,6 @@
 """Tasks: what is to be done, how far it is, and the small notes that move them between places."""
 
+import zlib
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, Final
@@ -8,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from worker_space.tenancy import TenantContext
 
-__all__ = ["OPEN_STATES", "Delivery", "Failure", "Task", "TaskState", "Ticket"]
+__all__ = ["DUE_SHARDS", "Delivery", "Failure", "Task", "TaskState", "Ticket", "due_shard"]
 
 
 class TaskState(StrEnum):
@@ -25,7 +26,12 @@ class TaskState(StrEnum):
         return self in {TaskState.COMPLETED, TaskState.FAILED, TaskState.CANCELED}
 
 
-OPEN_STATES: Final = (TaskState.SUBMITTED, TaskState.WORKING)
+DUE_SHARDS: Final = ("task0", "task1", "task2", "task3")
+
+
+def due_shard(task_id: str) -> str:
+    """Spreads open tasks over the partitions of the sweeper's index."""
+    return DUE_SHARDS[zlib.crc32(task_id.encode()) % len(DUE_SHARDS)]
 
 
 class Failure(BaseModel):

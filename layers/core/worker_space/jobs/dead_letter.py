@@ -5,7 +5,7 @@ import logging
 from worker_space.bus import AgentBus
 from worker_space.ending import Outcome
 from worker_space.errors import ClaimLost
-from worker_space.jobs.task_worker import TaskWorker
+from worker_space.jobs.settling import Settling
 from worker_space.ports import Records
 from worker_space.tasks import Delivery, TaskState
 from worker_space.tenancy import Key
@@ -18,10 +18,10 @@ _log = logging.getLogger(__name__)
 class DeadLetters:
     """Decides about deliveries that came to the dead-letter queue."""
 
-    def __init__(self, *, records: Records, bus: AgentBus, worker: TaskWorker) -> None:
+    def __init__(self, *, records: Records, bus: AgentBus, settling: Settling) -> None:
         self._records = records
         self._bus = bus
-        self._worker = worker
+        self._settling = settling
 
     async def handle(self, delivery: Delivery) -> None:
         """See to the task of a dead delivery.
@@ -35,7 +35,7 @@ class DeadLetters:
         if item is None or item["epoch"] != delivery.epoch:
             _log.info("a dead letter's task %s is gone", delivery.task)
         elif TaskState(item["state"]).ended:
-            await self._worker.settle(tenant, item)
+            await self._settling.settle(tenant, item)
         elif item["dispatch"] != delivery.dispatch:
             _log.info("a dead letter's task %s was dispatched anew since", delivery.task)
         elif item["attempt"] == 0 and item["dispatch"] == 1:

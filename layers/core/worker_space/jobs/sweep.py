@@ -8,12 +8,13 @@ from worker_space.bus import AgentBus
 from worker_space.clock import now_ms
 from worker_space.ending import Outcome
 from worker_space.errors import NotFound, Unavailable
-from worker_space.jobs.task_worker import TaskWorker, attempts_spent
-from worker_space.ledger import DUE_SHARDS, Ledger
+from worker_space.jobs.settling import Settling
+from worker_space.jobs.task_worker import attempts_spent
+from worker_space.ledger import Ledger
 from worker_space.lifecycle import Projects
 from worker_space.ports import DueItems
 from worker_space.records import Item
-from worker_space.tasks import TaskState
+from worker_space.tasks import DUE_SHARDS, TaskState
 from worker_space.tenancy import Key, TenantContext
 
 __all__ = ["Sweeper"]
@@ -29,11 +30,11 @@ class Sweeper:
     once, or a sweep beside a worker, do nothing twice.
     """
 
-    def __init__(self, *, due: DueItems, bus: AgentBus, worker: TaskWorker, ledger: Ledger, projects: Projects) -> None:
+    def __init__(self, *, due: DueItems, bus: AgentBus, settling: Settling, ledger: Ledger, projects: Projects) -> None:
         self._projects = projects
         self._due = due
         self._bus = bus
-        self._worker = worker
+        self._settling = settling
         self._ledger = ledger
 
     async def sweep(self, *, seconds: float) -> dict[str, int]:
@@ -63,7 +64,7 @@ class Sweeper:
                 await self._projects.purge(tenant)
                 return "settled"
             if TaskState(item["state"]).ended:
-                await self._worker.settle(tenant, item)
+                await self._settling.settle(tenant, item)
                 return "settled"
             if item["attempt"] >= self._ledger.max_attempts:
                 outcome = Outcome(

@@ -8,17 +8,17 @@ from typing import Final
 
 from worker_space.agents import Agent
 from worker_space.bus import AgentBus
-from worker_space.clock import now_ms
 from worker_space.context import AgentContext, MemoryOfAgent
 from worker_space.ending import Ending, Outcome
 from worker_space.errors import ClaimLost, ConditionFailed, NotFound, RequestError, RunError, TaskCanceled, Unavailable
 from worker_space.jobs.agent_run import AgentRun, Answer
 from worker_space.jobs.journal import Journal
 from worker_space.jobs.lease import Heartbeat
-from worker_space.ledger import Claim, Ledger, Refusal, Stale, due_shard, still_mine
+from worker_space.jobs.settling import Settling
+from worker_space.ledger import Claim, Ledger, Refusal, Stale, still_mine
 from worker_space.models import AssistantTurn, Turn, UserTurn
 from worker_space.ports import Files, Lease, Model, Queues, Records
-from worker_space.records import All, Equals, Item, Update
+from worker_space.records import All, Item, Update
 from worker_space.registry import AgentRegistry, Home
 from worker_space.tasks import Delivery, TaskState
 from worker_space.tenancy import Key, TenantContext
@@ -55,6 +55,7 @@ class TaskWorker:
         registry: AgentRegistry,
         ledger: Ledger,
         bus: AgentBus,
+        settling: Settling,
         visibility_seconds: int,
         max_model_calls: int,
     ) -> None:
@@ -68,6 +69,7 @@ class TaskWorker:
         self._registry = registry
         self._ledger = ledger
         self._bus = bus
+        self._settling = settling
         self._visibility = visibility_seconds
         self._max_model_calls = max_model_calls
 
@@ -131,7 +133,7 @@ class TaskWorker:
     async def _refused(self, delivery: Delivery, refusal: Refusal) -> None:
         tenant = delivery.tenant
         if refusal.why == "ended":
-            await self.settle(tenant, refusal.task)
+            await self._settling.settle(tenant, refusal.task)
         elif refusal.why in {"agent_deleted", "attempts_spent", "canceled"}:
             item = refusal.task or await self._records.get(tenant, Key.task(delivery.task)) or {}
             if not item or item["dispatch"] != delivery.dispatch or TaskState(item["state"]).ended:
@@ -273,16 +275,7 @@ class TaskWorker:
         )
         deliveries = await self._end_or_try_again(tenant, ending, outcome)
         answer = outcome.content if outcome.state is TaskState.COMPLETED else None
-        followed = await asyncio.gather(
-            self._bus.announce(tenant, delivery.task),
-            self._bus.send_all(deliveries),
-            self._keep_interaction(delivery.task, delivery.session, delivery.agent, tenant, question, answer),
-            return_exceptions=True,
-        )
-        # Only when all have come to their end: what is left running would go on in the next invocation.
-        for error in followed:
-            if error is not None:
-                raise error
+        await self._settling.follow_up(delivery, deliveries, question=question, answer=answer)
 
     async def _end_or_try_again(self, tenant: TenantContext, ending: Ending, outcome: Outcome) -> Sequence[Delivery]:
         """The last answer is saved by the end itself: a short outage must not cost another paid model call."""
@@ -293,64 +286,6 @@ class TaskWorker:
                 _log.warning("task %s is not ended yet: %s", ending.ticket.task, error)
                 await asyncio.sleep(pause)
         return await self._bus.end(tenant, ending, outcome)
-
-    async def _keep_interaction(
-        self, task_id: str, session_id: str, agent_id: str, tenant: TenantContext, question: str, answer: str | None
-    ) -> None:
-        """Put a completed interaction into the agent's memory, now or, when that is down, later by the sweeper."""
-        if answer is None:
-            return
-        try:
-            await self._context.add_interaction(
-                tenant, agent_id, task_id=task_id, session_id=session_id, question=question, answer=answer
-            )
-        except NotFound:
-            _log.info("task %s ended after its agent was deleted: nothing is remembered", task_id)
-        except Unavailable as error:
-            _log.warning("the memory of task %s is left to the sweeper: %s", task_id, error)
-            later = {"due_shard": due_shard(task_id), "due_at": now_ms() + 60_000}
-            ended = Equals("state", TaskState.COMPLETED.value)
-            try:
-                await self._records.write(tenant, Update(key=Key.task(task_id), set=later, when=ended))
-            except ConditionFailed:
-                _log.info("task %s is gone: nothing is remembered", task_id)
-
-    async def settle(self, tenant: TenantContext, item: Item) -> None:
-        """Do again what follows from a task's end: an earlier worker may have died before it had done all of it.
-
-        Raises:
-            Unavailable: Something of it could not be done yet.
-        """
-        deliveries = [Delivery.model_validate(each) for each in item.get("next", [])]
-        await asyncio.gather(self._bus.announce(tenant, item["id"]), self._bus.send_all(deliveries))
-        if item["state"] == TaskState.COMPLETED.value:
-            question, answer = await self._records.get_many(
-                tenant,
-                [
-                    Key.message(item["session_id"], item["number"]),
-                    Key.message(item["session_id"], item["number"] + 1),
-                ],
-            )
-            if question is not None and answer is not None:
-                try:
-                    await self._context.add_interaction(
-                        tenant,
-                        item["agent_id"],
-                        task_id=item["id"],
-                        session_id=item["session_id"],
-                        question=await self._texts.read(tenant, question),
-                        answer=await self._texts.read(tenant, answer),
-                    )
-                except NotFound:
-                    _log.info("the agent of task %s was deleted: nothing is remembered", item["id"])
-        if "due_at" in item:
-            settled = Update(
-                key=Key.task(item["id"]), remove=["due_shard", "due_at"], when=Equals("due_at", item["due_at"])
-            )
-            try:
-                await self._records.write(tenant, settled)
-            except ConditionFailed:
-                _log.info("task %s was settled by somebody else", item["id"])
 
 
 def attempts_spent(item: Item) -> str:
