@@ -96,6 +96,8 @@ class AgentBus:
         self._texts = texts
         self._registry = registry
         self._ledger = ledger
+        # Of all tenants together, in seconds: it only says when to look first.
+        self._usual_wait = 0.05
 
     # -- send ------------------------------------------------------------------------------------
     async def send_task(
@@ -205,11 +207,13 @@ class AgentBus:
 
     async def wait_for_result(self, tenant: TenantContext, sent: Sent, *, seconds: float) -> tuple[Task, Item | None]:
         """Wait until the task has ended, or for `seconds`: a sign in the cache says when to look, the table decides."""
-        until = time.monotonic() + seconds
-        pause, table_at = 0.004, time.monotonic() + 1.0
+        began = time.monotonic()
+        until, table_at = began + seconds, began + 1.0
+        pause = min(max(0.7 * self._usual_wait, 0.01), 0.25)
         while (left := until - time.monotonic()) > 0:
             await asyncio.sleep(min(pause, left))
-            pause = min(pause * 1.25, 0.25)
+            # Looking costs CPU here and money there: seldom before an answer is likely, often when it is.
+            pause = min(max(0.008, (time.monotonic() - began) / 5), 0.25)
             try:
                 woken = await self._cache.woken(tenant, sent.task_id)
             except Unavailable:
@@ -218,6 +222,7 @@ class AgentBus:
             if woken or time.monotonic() >= table_at:
                 task, answer = await self.result(tenant, sent)
                 if task.state.ended:
+                    self._usual_wait += 0.2 * (time.monotonic() - began - self._usual_wait)
                     return task, answer
                 table_at = time.monotonic() + 1.0
         return await self.result(tenant, sent)
