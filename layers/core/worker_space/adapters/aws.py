@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, ConnectionClosedError
 
 from worker_space.errors import Unavailable
 
@@ -88,6 +88,12 @@ class AwsCalls:
                     raise
                 if attempt == self._attempts:
                     raise Unavailable(dependency, error_code(error)) from error
+            except ConnectionClosedError as error:
+                # A kept connection that the other side had closed, as after every pause of a Lambda environment: the
+                # request was not looked at. Once more is harmless all the same, see the module's text.
+                if attempt > 1:
+                    raise Unavailable(dependency, type(error).__name__) from error
+                continue
             except BotoCoreError as error:
                 raise Unavailable(dependency, type(error).__name__) from error
             await asyncio.sleep(random.uniform(0.01, 0.05) * 2**attempt)  # noqa: S311 - spread, not a secret

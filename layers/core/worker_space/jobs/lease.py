@@ -44,8 +44,8 @@ class Heartbeat:
 
     @property
     def has_time(self) -> bool:
-        """Whether work that begins now would not have to stop at once."""
-        return min(self._hidden_until, self._deadline) - 2 * self._margin > time.monotonic()
+        """Whether the invocation lasts long enough for work that begins now."""
+        return self._deadline - 2 * self._margin > time.monotonic()
 
     async def keep(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of `work`, while the message is kept hidden.
