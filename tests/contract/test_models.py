@@ -273,7 +273,18 @@ async def test_a_wait_that_the_provider_asks_for_is_kept_or_the_request_ends(
     assert time.monotonic() - start < 3
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 422])
+@pytest.mark.parametrize("status", [401, 403])
+async def test_refused_credentials_are_the_operators_matter(
+    provider: Provider, models: PydanticAIModels, status: int
+) -> None:
+    provider.answers = [refusal(status, "organization org-123 of key ...cdef has no access")]
+    with pytest.raises(ModelError, match=rf"credentials \(HTTP {status}\)") as caught:
+        await models.request(TENANT, ask())
+    assert "org-123" not in str(caught.value)
+    assert len(provider.asked) == 1
+
+
+@pytest.mark.parametrize("status", [400, 404, 413, 422])
 async def test_a_refusal_is_final_and_shows_the_provider_s_reason(
     provider: Provider, models: PydanticAIModels, status: int
 ) -> None:
@@ -471,7 +482,7 @@ async def test_bedrock_s_failures_are_told_apart(
     with pytest.raises(Unavailable if requests == 3 else ModelError) as caught:
         await bedrock.request(TENANT, ask(model="bedrock:amazon.nova-pro-v1:0"))
     assert len(provider.asked) == requests
-    assert ("because of that" in str(caught.value)) == (requests == 1)
+    assert ("because of that" in str(caught.value)) == (requests == 1 and status != 403)
 
 
 async def test_a_bedrock_that_hangs_is_given_up_in_time(provider: Provider, bedrock: PydanticAIModels) -> None:

@@ -317,3 +317,76 @@ async def test_a_model_that_stays_away_ends_in_a_failure_that_says_so_within_a_m
     assert "503 from the provider" in (reply.outcome or "")
     assert len(stack.model.requests) == 3
     assert waited < 60
+
+
+async def test_tools_of_a_memory_that_is_down_tell_the_model_and_the_run_goes_on(
+    stack: MemoryStack, space: UserWorkerSpace
+) -> None:
+    class Down:
+        def __getattr__(self, name: str) -> Any:
+            async def fail(*_: object, **__: object) -> None:
+                raise Unavailable("qdrant", "down")
+
+            return fail
+
+    wanted = (
+        ToolCall(id="1", name="search_context", arguments={"query": "x"}),
+        ToolCall(id="2", name="remember", arguments={"text": "x"}),
+    )
+    stack.model.script = [ModelReply(content="", tool_calls=wanted, provider="{}"), says("without memory")]
+    stack.parts = stack.compose(memory=Down())
+    sent = await _send(space)
+    await stack.work(TENANT)
+    reply = await space.wait_for_result(sent, seconds=1)
+    assert reply.response is not None
+    assert (reply.response.content, reply.task.attempt) == ("without memory", 1)
+    results = [turn for turn in stack.model.requests[-1].turns if turn.kind == "tool"]
+    assert [("does not answer" in result.content, result.is_error) for result in results] == [(True, True)] * 2
+
+
+async def test_a_copy_of_a_message_does_not_work_beside_the_one_that_began(
+    stack: MemoryStack, space: UserWorkerSpace
+) -> None:
+    sent = await _send(space)
+    message = stack.queues.receive(TENANT, 1)
+    assert message is not None
+    delivery = Delivery.model_validate_json(message.body)
+    for number in range(3):
+        await stack.queues.send(TENANT, 1, message.body, group=f"other{number}", deduplication=f"copy{number}")
+
+    async def run_the_copies(_: object) -> None:
+        stack.model.before = None
+        await stack.work(TENANT)
+
+    stack.model.before = run_the_copies
+    await stack.parts.worker.handle(delivery, message.lease, deadline=time.monotonic() + 60)
+    assert len(stack.model.requests) == 1
+    assert (await space.wait_for_result(sent, seconds=1)).task.attempt == 1
+
+
+async def test_a_task_that_is_canceled_during_its_last_model_call_ends_canceled(
+    stack: MemoryStack, space: UserWorkerSpace
+) -> None:
+    sent = await _send(space)
+
+    async def cancel(_: object) -> None:
+        assert (await space.cancel_task(sent.task_id)).cancel_requested
+
+    stack.model.before = cancel
+    await stack.work(TENANT)
+    reply = await space.wait_for_result(sent, seconds=1)
+    assert reply.task.state is TaskState.CANCELED
+    assert "nothing was changed" in (reply.outcome or "")
+
+
+async def test_an_answer_is_text_that_can_be_stored_and_sent(stack: MemoryStack, space: UserWorkerSpace) -> None:
+    stack.model.script = [says("cut \ud83d emoji")]
+    sent = await _send(space)
+    await stack.work(TENANT)
+    reply = await space.wait_for_result(sent, seconds=1)
+    assert reply.response is not None
+    assert reply.response.content == "cut ? emoji"
+    stack.model.script = [says("x" * (4 * 1024 * 1024 + 1))]
+    sent = await _send(space)
+    await stack.work(TENANT)
+    assert "4194304 bytes" in ((await space.wait_for_result(sent, seconds=1)).outcome or "")

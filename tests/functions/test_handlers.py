@@ -95,9 +95,13 @@ def test_a_message_that_cannot_be_run_now_is_reported_as_failed(
     event["Records"][0]["receiptHandle"] = "not the current one"
     failures = [{"itemIdentifier": event["Records"][0]["messageId"]}]
     assert worker(event, invocation) == {"batchItemFailures": failures}
-    event["Records"][0]["body"] = "{"
-    assert worker(event, invocation) == {"batchItemFailures": failures}
     assert state(environment, tenant, sent) == "submitted"
+
+
+def test_a_message_that_is_no_delivery_is_dropped_and_blocks_nobody(environment: Environment, invocation: Any) -> None:
+    record = {"messageId": "1", "receiptHandle": "r", "body": "{", "eventSourceARN": "a:b:sqs:c:d:e"}
+    for handler in (worker, dead_letter):
+        assert handler({"Records": [record]}, invocation) == {"batchItemFailures": []}
 
 
 def test_the_worker_drains_a_new_queue_until_its_time_is_over(

@@ -76,7 +76,7 @@ class AwsConnection:
             self._connection.request(method, path, content, headers)
             response = self._connection.getresponse()
             body: Body = json.loads(response.read())
-        except HTTPException as exc:
+        except (HTTPException, ValueError) as exc:
             self._connection.close()
             raise ConnectionError(f"the AWS stand-in broke off: {exc!r}") from exc
         except OSError:

@@ -2,10 +2,11 @@
 
 import json
 import re
-import unicodedata
 from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
+
+from worker_space.naming import visible
 
 __all__ = ["Agent", "AgentChanges", "AgentConfig"]
 
@@ -19,11 +20,9 @@ _METADATA_NUMBER: Final = 10**37
 
 
 def _name(value: str) -> str:
-    value = unicodedata.normalize("NFC", value).strip()
-    if not value:
-        raise ValueError("a name needs at least one visible character")
-    if any(unicodedata.category(character)[0] == "C" for character in value):
-        raise ValueError("a name must not hold control or invisible characters")
+    value = visible(value)
+    if "/" in value or "\\" in value:
+        raise ValueError("a name must not hold slashes: it stands in addresses")
     if _AN_ID.fullmatch(value):
         raise ValueError("a name must not look like an id of this service")
     return value
@@ -58,14 +57,28 @@ def _unique(values: tuple[str, ...]) -> tuple[str, ...]:
 
 
 Name = Annotated[str, Field(min_length=1, max_length=64, examples=["coder"]), AfterValidator(_name)]
-Prompt = Annotated[str, Field(min_length=1, max_length=32_000, examples=["You are a careful reviewer of Python code."])]
+
+
+def _prompt(value: str) -> str:
+    if not value.strip():
+        raise ValueError("a system prompt needs some text")
+    if "\x00" in value:
+        raise ValueError("a system prompt must not hold NUL characters")
+    return value
+
+
+Prompt = Annotated[
+    str,
+    Field(min_length=1, max_length=32_000, examples=["You are a careful reviewer of Python code."]),
+    AfterValidator(_prompt),
+]
 ModelName = Annotated[str, Field(pattern=_MODEL, examples=["offline:rules", "openai:gpt-5-mini"])]
 Tools = Annotated[
     tuple[str, ...], Field(max_length=32, examples=[["read_file", "list_directory"]]), AfterValidator(_unique)
 ]
-Concurrency = Annotated[int, Field(ge=1, le=10)]
+Concurrency = Annotated[int, Field(ge=1, le=10, strict=True)]
 Temperature = Annotated[float, Field(ge=0.0, le=2.0)]
-MaxTokens = Annotated[int, Field(ge=1, le=200_000)]
+MaxTokens = Annotated[int, Field(ge=1, le=200_000, strict=True)]
 Metadata = Annotated[
     dict[str, JsonValue],
     Field(max_length=32, examples=[{"role": "reviewer", "capabilities": ["analyse", "review"]}]),

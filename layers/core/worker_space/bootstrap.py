@@ -14,6 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, Final, Protocol, TypeVar
 
+from pydantic import ValidationError
+
 from worker_space.adapters.aws import AwsCalls, make_client
 from worker_space.adapters.dynamodb import DynamoRecords
 from worker_space.adapters.model import PydanticAIModels
@@ -63,6 +65,15 @@ def _told() -> Iterator[None]:
     except Exception as error:
         _log.error("failed: %s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
         raise
+
+
+def _delivery(record: Mapping[str, Any]) -> Delivery | None:
+    """What a message says, or `None` for one that this service never sent: kept, it would block its group for hours."""
+    try:
+        return Delivery.model_validate_json(record["body"])
+    except ValidationError:
+        _log.error("message %s is no delivery of this service and is dropped", record.get("messageId"))
+        return None
 
 
 class Environment:
@@ -147,18 +158,27 @@ class Environment:
     # -- what the functions do -------------------------------------------------------------------
     def work(self, record: Mapping[str, Any], invocation: Invocation) -> None:
         """Take one SQS record of a project's queue; returns when it may be acknowledged."""
+        delivery = _delivery(record)
+        if delivery is None:
+            return
         with _told():
             # Importing a model library takes a second or two: before the heartbeat begins, not during it.
             self._models.warm_up(self.settings.default_model)
-            delivery = Delivery.model_validate_json(record["body"])
-            lease = Lease(queue_url=self._queue_url(record["eventSourceARN"]), receipt_handle=record["receiptHandle"])
+            lease = Lease(
+                queue_url=self._queue_url(record["eventSourceARN"]),
+                receipt_handle=record["receiptHandle"],
+                message_id=record["messageId"],
+            )
             deadline = time.monotonic() + _seconds(invocation) - _RESERVE_SECONDS
             self.run(self.parts.worker.handle(delivery, lease, deadline=deadline))
 
     def bury(self, record: Mapping[str, Any]) -> None:
         """Take one SQS record of the dead-letter queue; returns when it may be acknowledged."""
+        delivery = _delivery(record)
+        if delivery is None:
+            return
         with _told():
-            self.run(self.parts.dead_letters.handle(Delivery.model_validate_json(record["body"])))
+            self.run(self.parts.dead_letters.handle(delivery))
 
     def sweep(self, invocation: Invocation) -> dict[str, int]:
         """See to what is overdue, within the invocation's time."""

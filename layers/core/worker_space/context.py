@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from worker_space.clock import now_ms
-from worker_space.errors import NotFound, Unavailable
+from worker_space.errors import NotFound, ToolError, Unavailable
 from worker_space.ports import ContextEntry, ContextMatch, ContextStore, Records
 from worker_space.tenancy import Key, TenantContext
 
@@ -94,8 +94,14 @@ class MemoryOfAgent:
         self._agent_id = agent_id
 
     async def search(self, query: str, limit: int) -> Sequence[ContextMatch]:
-        return await self._context.search_context(self._tenant, self._agent_id, query, limit=limit)
+        try:
+            return await self._context.search_context(self._tenant, self._agent_id, query, limit=limit)
+        except Unavailable as error:
+            raise ToolError("your memory does not answer now: go on without it") from error
 
     async def remember(self, text: str, entry_id: str) -> None:
         entry = ContextEntry(id=entry_id, text=text, kind="note", created_at=now_ms())
-        await self._context.add_context(self._tenant, self._agent_id, entry)
+        try:
+            await self._context.add_context(self._tenant, self._agent_id, entry)
+        except Unavailable as error:
+            raise ToolError("your memory does not answer now, and nothing was stored: say so and go on") from error

@@ -12,12 +12,12 @@ If `end(m1)` comes first, the accept's condition on `active` fails and the accep
 dispatches m2.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from worker_space.clock import now_ms
-from worker_space.errors import ClaimLost, ConditionFailed, Unavailable
+from worker_space.errors import ClaimLost, ConditionFailed, Lost, Unavailable
 from worker_space.ports import Records
 from worker_space.records import (
     All,
@@ -60,6 +60,10 @@ class Outcome:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
+def _lost(_: Item) -> Lost:
+    return ClaimLost("the task was ended or taken over by somebody else")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
     """What a task was ended from.
@@ -73,6 +77,7 @@ class Ending:
         when: What must hold of the task (who may end it).
         session: The session as last seen; the guess that nobody waits when it is `None`.
         runtime: The agent's runtime item as last seen; the guess that nobody is parked when it is `None`.
+        lost: What it means that the task, as stored, is not as `when` says.
     """
 
     ticket: Ticket
@@ -83,6 +88,7 @@ class Ending:
     when: Condition
     session: Item | None = None
     runtime: Item | None = None
+    lost: Callable[[Item], Lost] = _lost
 
 
 async def end_task(records: Records, tenant: TenantContext, ending: Ending, outcome: Outcome) -> Sequence[Delivery]:
@@ -92,7 +98,7 @@ async def end_task(records: Records, tenant: TenantContext, ending: Ending, outc
         The deliveries that are due now; they are also kept on the task, so that a repeat can send them again.
 
     Raises:
-        ClaimLost: The task is not as `ending.when` says: somebody else ended it or took it over.
+        Lost: The task is not as `ending.when` says; which kind, `ending.lost` knows.
     """
     ticket = ending.ticket
     session = ending.session if ending.session is not None else {"sk": "", "active": ticket.task}
@@ -108,7 +114,7 @@ async def end_task(records: Records, tenant: TenantContext, ending: Ending, outc
         except ConditionFailed as error:
             found = {what: item for what, item in zip(labelled, error.items, strict=True) if item is not None}
         if "task" in found:
-            raise ClaimLost("the task was ended or taken over by somebody else")
+            raise ending.lost(found["task"])
         session = found.get("session", session)
         runtime = found.get("runtime", runtime)
         gone |= {what.removeprefix("next:") for what in found if what.startswith("next:")}

@@ -66,7 +66,7 @@ class Refusal:
     """Why a delivery may not run; it is acknowledged all the same.
 
     Attributes:
-        why: `superseded`, `ended`, `agent_deleted`, `attempts_spent`, `canceled`, `parked` or `gone`.
+        why: `superseded`, `ended`, `agent_deleted`, `attempts_spent`, `canceled`, `copy`, `parked` or `gone`.
         task: The task as stored, where it was looked at.
     """
 
@@ -91,12 +91,14 @@ class Ledger:
         self.max_attempts = max_attempts
 
     # -- claim -----------------------------------------------------------------------------------
-    async def claim(self, delivery: Delivery, agent: Agent | None) -> Claim | Refusal:
+    async def claim(self, delivery: Delivery, agent: Agent | None, *, message_id: str = "") -> Claim | Refusal:
         """Take the task of a delivery, or learn why not.
 
         Args:
             delivery: What came from the queue.
             agent: The agent as rehydrated; `None` when the caller found none.
+            message_id: The queue message's. A task that is being worked on is taken over only by the message that
+                began it, whose coming again says that its worker has let it go; a copy says nothing of the kind.
 
         Raises:
             Stale: The agent has a newer version than `agent`; load it again.
@@ -109,7 +111,7 @@ class Ledger:
                 return Refusal(why="attempts_spent", task=task)
             if agent is None and not pinned:
                 return Refusal(why="agent_deleted", task=task)
-            labelled = self._claim_writes(delivery, agent, attempts, state, pinned=pinned)
+            labelled = self._claim_writes(delivery, agent, attempts, state, pinned=pinned, message_id=message_id)
             try:
                 await self._records.write(delivery.tenant, *labelled.values())
                 return Claim(delivery=delivery, attempt=attempt, resumed=attempts > 0)
@@ -117,7 +119,7 @@ class Ledger:
                 found = dict(zip(labelled, error.items, strict=True))
             if (stored := found["task"]) is not None:
                 task = stored
-                refusal = self._may_not_run(delivery, task)
+                refusal = self._may_not_run(delivery, task, message_id)
                 if refusal is not None:
                     return refusal
                 attempts, state = int(task["attempt"]), TaskState(task["state"])
@@ -135,7 +137,7 @@ class Ledger:
         raise Unavailable("the table", "a task's claim found something else at every try")
 
     def _claim_writes(
-        self, delivery: Delivery, agent: Agent | None, attempts: int, state: TaskState, *, pinned: bool
+        self, delivery: Delivery, agent: Agent | None, attempts: int, state: TaskState, *, pinned: bool, message_id: str
     ) -> dict[str, Write]:
         now = now_ms()
         same_epoch = Equals("epoch", delivery.epoch)
@@ -143,6 +145,7 @@ class Ledger:
         as_expected = All(Equals("state", state.value), Equals("attempt", attempts))
         changes: dict[str, Any] = {
             "state": TaskState.WORKING.value,
+            "message_id": message_id,
             "attempt": attempts + 1,
             "updated_at": now,
             "due_shard": due_shard(delivery.task),
@@ -173,13 +176,15 @@ class Ledger:
         return labelled
 
     @staticmethod
-    def _may_not_run(delivery: Delivery, task: Item) -> Refusal | None:
+    def _may_not_run(delivery: Delivery, task: Item, message_id: str) -> Refusal | None:
         if not task:
             return Refusal(why="gone", task=task)
         if TaskState(task["state"]).ended:
             return Refusal(why="ended", task=task)
         if task["epoch"] != delivery.epoch or task["dispatch"] != delivery.dispatch:
             return Refusal(why="superseded", task=task)
+        if task["state"] == TaskState.WORKING.value and task.get("message_id", "") != message_id:
+            return Refusal(why="copy", task=task)
         if task.get("cancel_requested"):
             return Refusal(why="canceled", task=task)
         return None

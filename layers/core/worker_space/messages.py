@@ -14,6 +14,8 @@ def _content(value: str) -> str:
         raise ValueError("a message needs some text")
     if "\x00" in value:
         raise ValueError("a message must not hold NUL characters")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise ValueError("a message must be text that UTF-8 can hold: it has half a surrogate pair")
     return value
 
 

@@ -137,10 +137,15 @@ class Queues(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
-    """One delivery of a message, as its receiver may extend it."""
+    """One delivery of a message, as its receiver may extend it.
+
+    Attributes:
+        message_id: The message's own; a copy of it has another.
+    """
 
     queue_url: str
     receipt_handle: str
+    message_id: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,8 +1,11 @@
 """Projects, and the record of the worker space behind each."""
 
 from enum import StrEnum
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from worker_space.naming import visible
 
 __all__ = ["NewProject", "Project", "ProjectChanges", "Space", "SpaceState"]
 
@@ -40,6 +43,9 @@ class Space(BaseModel):
     last_accept: int = 0
 
 
+ProjectName = Annotated[str, Field(min_length=1, max_length=128, examples=["The web shop"]), AfterValidator(visible)]
+
+
 class NewProject(BaseModel):
     """What a client says to make a project.
 
@@ -51,7 +57,7 @@ class NewProject(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", examples=["shop"])
-    name: str = Field(min_length=1, max_length=128, examples=["The web shop"])
+    name: ProjectName
 
 
 class ProjectChanges(BaseModel):
@@ -59,7 +65,7 @@ class ProjectChanges(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field(min_length=1, max_length=128)
+    name: ProjectName
 
 
 class Project(BaseModel):

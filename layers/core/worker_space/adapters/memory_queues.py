@@ -3,6 +3,7 @@
 import itertools
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -37,6 +38,7 @@ class _Message:
     receive_count: int = 0
     hidden_until: float = 0.0
     receipt: str = ""
+    message_id: str = field(default_factory=lambda: str(uuid.uuid4()))
 
 
 @dataclass(slots=True)
@@ -161,7 +163,7 @@ class MemoryQueues:
                     group=message.group,
                     deduplication=message.deduplication,
                     receive_count=message.receive_count,
-                    lease=Lease(queue_url=_url(name), receipt_handle=message.receipt),
+                    lease=Lease(queue_url=_url(name), receipt_handle=message.receipt, message_id=message.message_id),
                 )
             return None
 

@@ -206,6 +206,9 @@ def to_error(
         return Unavailable(
             "model", f"{request.model} answered {where}" if status is not None else f"{request.model}: {where}"
         )
+    if status in (401, 403):
+        # What providers say here holds parts of keys and names of accounts: the operator's matter, not the user's.
+        return ModelError(f"the provider of {request.model} does not accept this deployment's credentials ({where})")
     reason = _shown(_reason(error), request, secrets)
     return ModelError(f"{request.model} refused the request ({where})" + (f": {reason}" if reason else ""))
 

@@ -20,6 +20,8 @@ __all__ = ["AgentRun", "Answer"]
 
 _RESULT_CHARACTERS: Final = 200_000
 _RECALLED_CHARACTERS: Final = 1_500
+# Lambda answers with at most 6 MB, and the answer is sent as JSON within JSON.
+_ANSWER_BYTES: Final = 4 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +93,10 @@ class AgentRun:
 
     def _answer(self, content: str) -> Answer:
         progress = self._journal.progress
+        # Half a surrogate pair, a cut emoji, has no UTF-8.
+        content = content.encode(errors="replace").decode()
+        if len(content.encode()) > _ANSWER_BYTES:
+            raise RunError(f"the model's answer is over {_ANSWER_BYTES} bytes: ask it to write into files instead")
         return Answer(content=content, input_tokens=progress.input_tokens, output_tokens=progress.output_tokens)
 
     def _request(self) -> ModelRequest:
@@ -170,7 +176,7 @@ class AgentRun:
 
 
 def _result(call: ToolCall, outcome: dict[str, Any]) -> ToolResult:
-    text = json.dumps(outcome, ensure_ascii=False)
+    text = json.dumps(outcome, ensure_ascii=False).encode(errors="replace").decode()
     if len(text) > _RESULT_CHARACTERS:
         return _refused(call, ToolError("the result is too long: ask for less of it"))
     return ToolResult(call_id=call.id, name=call.name, content=text)
@@ -180,6 +186,6 @@ def _refused(call: ToolCall, error: ToolError) -> ToolResult:
     return ToolResult(
         call_id=call.id,
         name=call.name,
-        content=json.dumps({"error": str(error)}, ensure_ascii=False),
+        content=json.dumps({"error": str(error)}, ensure_ascii=False).encode(errors="replace").decode(),
         is_error=True,
     )

@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from worker_space.agents import Agent
@@ -15,10 +16,10 @@ from worker_space.jobs.agent_run import AgentRun, Answer
 from worker_space.jobs.journal import Journal
 from worker_space.jobs.lease import Heartbeat
 from worker_space.jobs.settling import Settling
-from worker_space.ledger import Claim, Ledger, Refusal, Stale, still_mine
+from worker_space.ledger import Claim, Ledger, Refusal, Stale, lost_or_canceled, still_mine
 from worker_space.models import AssistantTurn, Turn, UserTurn
 from worker_space.ports import Files, Lease, Model, Queues, Records
-from worker_space.records import All, Item, Update
+from worker_space.records import All, Item, Missing, Update
 from worker_space.registry import AgentRegistry, Home
 from worker_space.tasks import Delivery, TaskState
 from worker_space.tenancy import Key, TenantContext
@@ -91,7 +92,7 @@ class TaskWorker:
         home, _ = await asyncio.gather(self._home(delivery.tenant), heartbeat.begin())
         if not heartbeat.has_time:
             raise ClaimLost("this invocation has no time left: the message stays for the next")
-        claim, agent = await self._claim(delivery, home)
+        claim, agent = await self._claim(delivery, home, lease.message_id)
         if isinstance(claim, Refusal):
             await self._refused(delivery, claim)
             return
@@ -118,14 +119,16 @@ class TaskWorker:
         except NotFound:
             return None
 
-    async def _claim(self, delivery: Delivery, home: Home | None) -> tuple[Claim | Refusal, Agent | None]:
+    async def _claim(
+        self, delivery: Delivery, home: Home | None, message_id: str
+    ) -> tuple[Claim | Refusal, Agent | None]:
         for _ in range(5):
             agent = None if home is None else home.agents.get(delivery.agent)
             if agent is None and home is not None and home.cached:
                 home = await self._home(delivery.tenant, fresh=True)
                 continue
             try:
-                return await self._ledger.claim(delivery, agent), agent
+                return await self._ledger.claim(delivery, agent, message_id=message_id), agent
             except Stale:
                 home = await self._home(delivery.tenant, fresh=True)
         raise Unavailable("the table", "the agent changed at every try")
@@ -204,14 +207,8 @@ class TaskWorker:
             "input_tokens": journal.progress.input_tokens,
             "output_tokens": journal.progress.output_tokens,
         }
-        outcome = Outcome(
-            state=outcome.state,
-            content=outcome.content,
-            content_key=outcome.content_key,
-            code=outcome.code,
-            facts={name: value for name, value in facts.items() if value is not None},
-        )
-        await self._end(claim, outcome, question=question)
+        outcome = replace(outcome, facts={name: value for name, value in facts.items() if value is not None})
+        await self._end(claim, outcome, question=question, effects=journal.progress.effects)
 
     async def _pinned(self, claim: Claim, current: Agent | None) -> Agent:
         """The agent at the version that the task began with."""
@@ -262,18 +259,25 @@ class TaskWorker:
         return Outcome(state=TaskState.COMPLETED, content=answer.content, content_key=kept.get("content_key"))
 
     # -- the end and after -----------------------------------------------------------------------
-    async def _end(self, claim: Claim, outcome: Outcome, *, question: str) -> None:
+    async def _end(self, claim: Claim, outcome: Outcome, *, question: str, effects: Sequence[str]) -> None:
         delivery = claim.delivery
-        tenant = delivery.tenant
+        mine = All(*still_mine(claim))
         ending = Ending(
             ticket=delivery.ticket,
             epoch=delivery.epoch,
             generation=delivery.generation,
             slot=delivery.slot,
             redispatch_ms=self._ledger.redispatch_ms,
-            when=All(*still_mine(claim)),
+            # Who was told that the task is to stop must not find an answer afterwards.
+            when=mine if outcome.state is TaskState.CANCELED else All(mine, Missing("cancel_requested")),
+            lost=lambda task: lost_or_canceled(claim, task),
         )
-        deliveries = await self._end_or_try_again(tenant, ending, outcome)
+        try:
+            deliveries = await self._end_or_try_again(delivery.tenant, ending, outcome)
+        except TaskCanceled:
+            facts = outcome.facts
+            outcome = replace(_canceled(effects), facts=facts)
+            deliveries = await self._end_or_try_again(delivery.tenant, replace(ending, when=mine), outcome)
         answer = outcome.content if outcome.state is TaskState.COMPLETED else None
         await self._settling.follow_up(delivery, deliveries, question=question, answer=answer)
 
