@@ -86,19 +86,20 @@ async def test_a_broken_cache_is_unavailable_within_two_seconds_and_then_at_once
 ) -> None:
     _, url = broken
 
-    async def twice(operation: Callable[[Cache], Awaitable[object]]) -> tuple[str, float, float]:
+    async def twice(name: str, operation: Callable[[Cache], Awaitable[object]]) -> tuple[str, float, float, float]:
         cache = UpstashCache(url, "token", names)
         try:
             dependency, first = await unavailable(operation(cache))
             _, second = await unavailable(operation(cache))
-            return dependency, first, second
+            # A ping is for whoever wants to know how it is now: it asks again.
+            return dependency, first, second, LIMIT_SECONDS if name == "ping" else 0.1
         finally:
             await cache.close()
 
-    for dependency, first, second in await asyncio.gather(*map(twice, CACHE.values())):
+    for dependency, first, second, limit in await asyncio.gather(*(twice(*each) for each in CACHE.items())):
         assert dependency == "redis"
         assert first < LIMIT_SECONDS
-        assert second < 0.1
+        assert second < limit
 
 
 async def test_a_broken_context_store_is_unavailable_within_two_seconds_and_then_at_once(
@@ -109,11 +110,13 @@ async def test_a_broken_context_store_is_unavailable_within_two_seconds_and_then
     stores = [QdrantContext(url, "key", names) for _ in CONTEXT]
     if failure == "hangs":
         stores = stores[:1] * len(CONTEXT)
-    pairs = list(zip(stores, CONTEXT.values(), strict=True))
     for limit in (LIMIT_SECONDS, 0.1):
-        for dependency, seconds in await asyncio.gather(*(unavailable(operation(store)) for store, operation in pairs)):
+        pairs = zip(stores, CONTEXT.values(), strict=True)
+        answers = await asyncio.gather(*(unavailable(operation(store)) for store, operation in pairs))
+        for name, (dependency, seconds) in zip(CONTEXT, answers, strict=True):
             assert dependency == "qdrant"
-            assert seconds < limit
+            # A ping is for whoever wants to know how it is now: it asks again.
+            assert seconds < (LIMIT_SECONDS if name == "ping" else limit)
     for store in stores:
         await store.close()
 

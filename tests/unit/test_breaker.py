@@ -115,3 +115,22 @@ async def test_an_error_that_is_an_answer_keeps_the_circuit_closed(dependency: D
         with pytest.raises(NotFound):
             await dependency.breaker(dependency.answer)
     assert dependency.calls == 3
+
+
+async def test_whoever_wants_to_know_how_it_is_now_really_asks_and_closes_the_circuit() -> None:
+    asked: list[str] = []
+
+    async def call() -> str:
+        asked.append("x")
+        if len(asked) == 1:
+            raise ConnectionError
+        return "up"
+
+    breaker = Breaker("it", lambda error: type(error).__name__, timeout_seconds=1.0)
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            await breaker(call)
+    assert len(asked) == 1
+    assert await breaker(call, even_if_open=True) == "up"
+    assert await breaker(call) == "up"
+    assert len(asked) == 3

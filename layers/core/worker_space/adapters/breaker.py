@@ -52,14 +52,18 @@ class Breaker:
         self._open_until: float | None = None
         self._trying = False
 
-    async def __call__(self, call: Callable[[], Awaitable[_T]]) -> _T:
+    async def __call__(self, call: Callable[[], Awaitable[_T]], *, even_if_open: bool = False) -> _T:
         """The call's result; errors that are answers come through as they are.
+
+        Args:
+            even_if_open: Really ask, whatever happened a moment ago: for whoever wants to know how it is now.
 
         Raises:
             Unavailable: There was no usable answer within the deadline, or the circuit is open.
         """
         trial = self._open_until is not None
-        if self._open_until is not None and (self._trying or self._clock() < self._open_until):
+        wait = self._open_until is not None and (self._trying or self._clock() < self._open_until)
+        if wait and not even_if_open:
             raise Unavailable(self._dependency, "it gave no answer a moment ago")
         self._trying = trial
         try:

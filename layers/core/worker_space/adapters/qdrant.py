@@ -193,7 +193,7 @@ class QdrantContext:
 
     async def ping(self) -> None:
         """Ask the server for a sign of life, with the key that the other calls use."""
-        await self._run(lambda client: client.collection_exists(self._names.prefix))
+        await self._run(lambda client: client.collection_exists(self._names.prefix), even_if_open=True)
 
     async def close(self) -> None:
         """Close the connections; the next call would open new ones."""
@@ -215,7 +215,7 @@ class QdrantContext:
             if error.status_code != _CONFLICT:  # otherwise another invocation made it first
                 raise
 
-    async def _run(self, call: Callable[["AsyncQdrantClient"], Awaitable[_T]]) -> _T:
+    async def _run(self, call: Callable[["AsyncQdrantClient"], Awaitable[_T]], *, even_if_open: bool = False) -> _T:
         async with self._connecting:
             if self._connected is None:
                 self._connected = await asyncio.to_thread(_client, self._url, self._api_key)
@@ -224,7 +224,7 @@ class QdrantContext:
         from qdrant_client.http.exceptions import UnexpectedResponse
 
         try:
-            return await self._breaker(lambda: call(client))
+            return await self._breaker(lambda: call(client), even_if_open=even_if_open)
         except UnexpectedResponse as error:
             if error.status_code == _NOT_FOUND:
                 raise NotFound("this agent has no context collection") from error

@@ -87,13 +87,13 @@ class UpstashCache:
 
     async def ping(self) -> None:
         """Ask the server for a sign of life."""
-        await self._execute(str, "PING")
+        await self._execute(str, "PING", even_if_open=True)
 
     async def close(self) -> None:
         """Close the connections; the cache cannot be used any more."""
         await self._redis.close()
 
-    async def _execute(self, expected: type[_T], *command: str | int) -> _T:
+    async def _execute(self, expected: type[_T], *command: str | int, even_if_open: bool = False) -> _T:
         async def call() -> _T:
             answer: object = await self._redis.execute(list(command))
             if not isinstance(answer, expected):
@@ -101,7 +101,7 @@ class UpstashCache:
             return answer
 
         try:
-            return await self._breaker(call)
+            return await self._breaker(call, even_if_open=even_if_open)
         except UpstashError as error:
             # Its text quotes the command, and with it the tenant's key.
             raise Unavailable(_DEPENDENCY, f"it refuses {command[0]}") from error
