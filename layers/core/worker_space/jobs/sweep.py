@@ -2,6 +2,7 @@
 
 import logging
 import time
+import traceback
 from typing import Final
 
 from worker_space.bus import AgentBus
@@ -77,7 +78,9 @@ class Sweeper:
         except (NotFound, Unavailable) as error:
             _log.warning("%s stays overdue: %s", item.get("id", "a deleted project"), error)
             return "left"
-        except Exception:  # noqa: BLE001 - said and gone past, whatever it is
-            # An item that cannot be read (of another release, say) must not keep the others waiting.
-            _log.exception("%s of %s cannot be seen to", item["sk"], tenant.token)
+        except Exception as error:  # noqa: BLE001 - said and gone past, whatever it is
+            # An item that cannot be read (of another release, say) must not keep the others waiting. The error's own
+            # text may quote the item, so its place has to do.
+            where = "".join(traceback.format_tb(error.__traceback__))
+            _log.error("%s cannot be seen to: %s\n%s", item["sk"], type(error).__name__, where)
             return "left"
