@@ -9,10 +9,10 @@ from typing import Any
 
 from worker_space.agents import AgentConfig
 from worker_space.clock import now_ms
-from worker_space.errors import ConditionFailed, Conflict, NotFound, Unavailable
+from worker_space.errors import ConditionFailed, Conflict, Unavailable
 from worker_space.idempotency import Repeat, remember
 from worker_space.ports import Content, ContextStore, Queues, Records
-from worker_space.projects import NewProject, Project, ProjectChanges, SpaceState
+from worker_space.projects import NewProject, Project, ProjectChanges, SpaceState, no_project
 from worker_space.records import All, Check, Condition, Delete, Equals, Exists, Item, Missing, Put, Update, Write
 from worker_space.registry import IS_LIVE, AgentRegistry, new_agent_writes
 from worker_space.tasks import due_shard
@@ -117,7 +117,7 @@ class Projects:
         """
         item = await self._records.get(tenant, Key.project(tenant))
         if item is None:
-            raise NotFound(f"there is no project {tenant.project_id!r}")
+            raise no_project(tenant.project_id)
         return project_of(item)
 
     async def page(self, user: UserContext, *, limit: int, after: str | None) -> tuple[Sequence[Project], str | None]:
@@ -139,7 +139,7 @@ class Projects:
                 Update(key=Key.space(), set=renamed, when=IS_LIVE),
             )
         except ConditionFailed as error:
-            raise NotFound(f"there is no project {tenant.project_id!r}") from error
+            raise no_project(tenant.project_id) from error
         await self._registry.forget(tenant)
         return await self.get(tenant)
 
@@ -166,7 +166,7 @@ class Projects:
                 Delete(key=Key.project(tenant)),
             )
         except ConditionFailed as error:
-            raise NotFound(f"there is no project {tenant.project_id!r}") from error
+            raise no_project(tenant.project_id) from error
         try:
             await self.purge(tenant)
         except Unavailable as error:

@@ -5,9 +5,10 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from worker_space.errors import NotFound
 from worker_space.naming import visible
 
-__all__ = ["NewProject", "Project", "ProjectChanges", "Space", "SpaceState"]
+__all__ = ["NewProject", "Project", "ProjectChanges", "Space", "SpaceState", "no_project"]
 
 
 class SpaceState(StrEnum):
@@ -77,3 +78,8 @@ class Project(BaseModel):
     name: str
     created_at: int
     updated_at: int
+
+
+def no_project(project_id: str) -> NotFound:
+    """What a missing project and somebody else's look like, wherever it is noticed."""
+    return NotFound(f"there is no project {project_id[:80]!r}")

@@ -19,7 +19,7 @@ from worker_space.errors import ConditionFailed, Conflict, NotFound, Unavailable
 from worker_space.idempotency import Repeat, remember
 from worker_space.ids import is_id, new_id
 from worker_space.ports import Cache, Records
-from worker_space.projects import Space, SpaceState
+from worker_space.projects import Space, SpaceState, no_project
 from worker_space.records import All, Check, Delete, Equals, Exists, Item, Missing, OneOf, Put, Update, Write
 from worker_space.tenancy import Key, TenantContext
 
@@ -216,7 +216,7 @@ class AgentRegistry:
             if repeat is not None and found["repeat"] is not None:
                 return await self.get(tenant, repeat.same(found["repeat"]))
             if found["space"] is not None:
-                raise NotFound(f"there is no project {tenant.project_id!r}") from error
+                raise no_project(tenant.project_id) from error
             raise Conflict(f"the project has an agent named {config.name!r} already: choose another name") from error
         await self.forget(tenant)
         return agent
@@ -279,7 +279,7 @@ class AgentRegistry:
 def _check_live(tenant: TenantContext, home: Sequence[Item]) -> None:
     """Whether the items of a space begin with its record, and it is not that of a deleted project."""
     if not home or home[0]["sk"] != Key.space().sort or home[0]["state"] == SpaceState.DELETED.value:
-        raise NotFound(f"there is no project {tenant.project_id!r}")
+        raise no_project(tenant.project_id)
 
 
 def _stored(agent: Agent) -> dict[str, Any]:

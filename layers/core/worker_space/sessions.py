@@ -12,7 +12,8 @@ from worker_space.idempotency import Repeat, remember
 from worker_space.ids import new_id
 from worker_space.messages import ChatSession, Message, NewSession
 from worker_space.ports import Content, Records
-from worker_space.records import Check, Delete, Exists, Item, Missing, Page, Put, Update, Write
+from worker_space.projects import no_project
+from worker_space.records import All, Any_, Check, Delete, Exists, Item, Missing, Page, Put, SizeBelow, Update, Write
 from worker_space.registry import IS_LIVE
 from worker_space.tenancy import Key, TenantContext
 from worker_space.texts import Texts
@@ -71,7 +72,7 @@ class ChatSessions:
             found = dict(zip(labelled, error.items, strict=True))
             if repeat is not None and (known := found["repeat"]) is not None:
                 return await self.get(tenant, repeat.same(known))
-            raise NotFound(f"there is no project {tenant.project_id!r}") from error
+            raise no_project(tenant.project_id) from error
         return session_of({name: value for name, value in item.items() if value is not None})
 
     async def get(self, tenant: TenantContext, session_id: str) -> ChatSession:
@@ -133,7 +134,11 @@ class ChatSessions:
         # The session itself goes last: whoever is interrupted here can be followed by another deletion. Nothing is
         # added meanwhile, because a closing session accepts no message.
         await self._clear(tenant, session_id)
-        await self._records.write(tenant, Delete(key=Key.session(session_id)))
+        nobody_left = All(Missing("active"), Any_(Missing("waiting"), SizeBelow("waiting", 1)))
+        try:
+            await self._records.write(tenant, Delete(key=Key.session(session_id), when=nobody_left))
+        except ConditionFailed as error:
+            raise Conflict("a task of this session has not stopped yet: delete the session again") from error
 
     async def _cancel(self, tenant: TenantContext, task_id: str) -> None:
         try:

@@ -19,10 +19,11 @@ import unicodedata
 import uuid
 from dataclasses import dataclass
 from typing import Final, Literal
+from urllib.parse import quote
 
 from worker_space.errors import InvalidRequest
 
-__all__ = ["Key", "Names", "TenantContext", "UserContext", "partition"]
+__all__ = ["Key", "Names", "TenantContext", "UserContext", "partition", "project_address"]
 
 _READABLE: Final = re.compile(r"[a-z0-9][a-z0-9-]*")
 _PART: Final = re.compile(r"[a-z0-9][a-z0-9_]{0,63}")
@@ -207,6 +208,11 @@ def _part(value: str) -> str:
     if not _PART.fullmatch(value):
         raise InvalidRequest(f"{value[:80]!r} is not an id of this service")
     return value
+
+
+def project_address(project_id: str) -> str:
+    """A project's path in the HTTP surface, without a slash at its end."""
+    return f"/my/projects/{quote(project_id, safe='')}"
 
 
 def partition(owner: TenantContext | UserContext, scope: Literal["tenant", "user"]) -> str:

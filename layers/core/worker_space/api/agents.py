@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
-from urllib.parse import quote
 
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, JsonValue
@@ -11,7 +10,7 @@ from worker_space.agents import Agent, AgentChanges, AgentConfig
 from worker_space.api.deps import EXISTING, AgentTarget, Idempotency, ServicesOf, Space
 from worker_space.api.pages import Listing, PageAsked, encode
 from worker_space.api.problems import documented
-from worker_space.tenancy import Key
+from worker_space.tenancy import Key, project_address
 
 __all__ = ["AgentView", "router"]
 
@@ -76,8 +75,7 @@ def _shown(description: str, example: Any) -> dict[str, Any]:
 async def create_agent(config: AgentConfig, space: Space, idempotency: Idempotency, response: Response) -> AgentView:
     """The name is unique in the project, without regard to case; unknown tools and models are refused."""
     agent = await space.create_agent(config, repeat=idempotency.repeat("agent"))
-    project_id = quote(space.tenant.project_id, safe="")
-    response.headers["Location"] = f"/my/projects/{project_id}/agents/{agent.id}"
+    response.headers["Location"] = f"{project_address(space.tenant.project_id)}/agents/{agent.id}"
     return AgentView.of(agent)
 
 

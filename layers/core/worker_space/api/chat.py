@@ -2,7 +2,6 @@
 
 import time
 from typing import Annotated, Any, Final
-from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict
@@ -14,7 +13,7 @@ from worker_space.errors import InvalidRequest, TooLarge
 from worker_space.messages import MAX_CONTENT_BYTES, ChatSession, Message, MessageRequest, MessageResponse, NewSession
 from worker_space.space import UserWorkerSpace
 from worker_space.tasks import Task, TaskState
-from worker_space.tenancy import Key
+from worker_space.tenancy import Key, project_address
 
 __all__ = ["Accepted", "router"]
 
@@ -247,11 +246,11 @@ async def _answer(
         return task_failed(reply.outcome or "the run failed", path, task_id=reply.task.id)
     if reply.task.state is TaskState.CANCELED:
         return task_canceled(reply.outcome or "the task was canceled", path, task_id=reply.task.id)
-    href = f"/my/projects/{quote(space.tenant.project_id, safe='')}/tasks/{reply.task.id}"
+    href = f"{project_address(space.tenant.project_id)}/tasks/{reply.task.id}"
     accepted = Accepted(task=reply.task, href=href)
     headers |= {"Location": href}
     return Response(accepted.model_dump_json(), status_code=202, headers=headers, media_type="application/json")
 
 
 def _chat(space: UserWorkerSpace) -> str:
-    return f"/my/projects/{quote(space.tenant.project_id, safe='')}/chat"
+    return f"{project_address(space.tenant.project_id)}/chat"

@@ -13,6 +13,7 @@ from worker_space.errors import InvalidRequest, NotFound, Unauthorized
 from worker_space.idempotency import Repeat
 from worker_space.ids import is_id
 from worker_space.manager import WorkerSpaceManager
+from worker_space.projects import no_project
 from worker_space.space import UserWorkerSpace
 from worker_space.tenancy import UserContext
 
@@ -29,7 +30,6 @@ __all__ = [
     "TaskId",
     "User",
     "get_user_worker_space",
-    "no_project",
 ]
 
 _KEY: Final = re.compile(r"[\x20-\x7e]{1,255}")
@@ -53,11 +53,6 @@ async def _user(request: Request, _: Annotated[Any, Security(_BEARER)]) -> UserC
 
 
 User = Annotated[UserContext, Depends(_user)]
-
-
-def no_project(project_id: str) -> NotFound:
-    """What a missing project and somebody else's look like."""
-    return NotFound(f"there is no project {project_id[:80]!r}")
 
 
 async def get_user_worker_space(

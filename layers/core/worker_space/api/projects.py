@@ -1,7 +1,6 @@
 """`/my/projects/`: the caller's projects."""
 
 from typing import Any, Final
-from urllib.parse import quote
 
 from fastapi import APIRouter, Response
 
@@ -9,7 +8,7 @@ from worker_space.api.deps import Idempotency, ServicesOf, Space, User
 from worker_space.api.pages import Listing, PageAsked, encode
 from worker_space.api.problems import documented
 from worker_space.projects import NewProject, Project, ProjectChanges
-from worker_space.tenancy import Key
+from worker_space.tenancy import Key, project_address
 
 __all__ = ["router"]
 
@@ -33,7 +32,7 @@ async def create_project(
 ) -> Project:
     """Makes a project with a starter pack of agents. Its worker space is made on first use."""
     project = await services.projects.create(user, new, repeat=idempotency.repeat("project", "user"))
-    response.headers["Location"] = f"/my/projects/{quote(project.id, safe='')}/"
+    response.headers["Location"] = f"{project_address(project.id)}/"
     return project
 
 

@@ -4,13 +4,13 @@ from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query, Response
 
-from worker_space.api.deps import EXISTING, ServicesOf, Space, TaskId, no_project
+from worker_space.api.deps import EXISTING, ServicesOf, Space, TaskId
 from worker_space.api.pages import Listing, PageAsked, encode
 from worker_space.api.problems import documented
 from worker_space.api.services import Services
 from worker_space.bus import task_of
 from worker_space.errors import Conflict, NotFound
-from worker_space.projects import SpaceState
+from worker_space.projects import SpaceState, no_project
 from worker_space.records import Item
 from worker_space.steps import StepSummary, summaries
 from worker_space.tasks import Task, TaskState
