@@ -63,7 +63,9 @@ class ScriptedModel:
         if model.partition(":")[0] not in {"offline", "openai"}:
             raise InvalidRequest(f"no provider serves {model!r}")
 
-    async def request(self, tenant: TenantContext, request: ModelRequest) -> ModelReply:
+    async def request(
+        self, tenant: TenantContext, request: ModelRequest, *, on_text: Callable[[str], None] | None = None
+    ) -> ModelReply:
         self.requests.append(request)
         self.tenants.append(tenant)
         if self.before is not None:
@@ -73,6 +75,8 @@ class ScriptedModel:
         reply = self.script.pop(0)
         if isinstance(reply, Exception):
             raise reply
+        if on_text is not None and reply.content:
+            on_text(reply.content)
         return reply
 
 

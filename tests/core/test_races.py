@@ -9,7 +9,7 @@ import random
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -72,7 +72,9 @@ class CountingModel:
     def check(self, model: str) -> None:
         pass
 
-    async def request(self, tenant: TenantContext, request: ModelRequest) -> ModelReply:
+    async def request(
+        self, tenant: TenantContext, request: ModelRequest, *, on_text: Callable[[str], None] | None = None
+    ) -> ModelReply:
         question = next(turn.content for turn in reversed(request.turns) if turn.kind == "user")
         agent, name = request.system_prompt.partition("\n")[0], question
         with self._lock:

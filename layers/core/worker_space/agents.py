@@ -11,7 +11,7 @@ from worker_space.naming import visible
 __all__ = ["Agent", "AgentChanges", "AgentConfig"]
 
 _MODEL: Final = r"^[a-z][a-z0-9_-]{0,31}:[^\s\x00-\x1f]{1,200}$"
-_AN_ID: Final = re.compile(r"(?:agent|session|task)_[0-9a-z]{26}")
+_AN_ID: Final = re.compile(r"(?:agent|approval|erasure|plan|session|task)_[0-9a-z]{26}")
 
 _METADATA_BYTES: Final = 16 * 1024
 _METADATA_DEPTH: Final = 16

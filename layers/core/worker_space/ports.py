@@ -3,7 +3,7 @@
 All methods raise `Unavailable` when the dependency does not answer within its deadline or fails on its own account.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -327,8 +327,15 @@ class Model(Protocol):
     def check(self, model: str) -> None:
         """Raise `InvalidRequest` when no provider of this deployment serves the name."""
 
-    async def request(self, tenant: TenantContext, request: ModelRequest) -> ModelReply:
+    async def request(
+        self, tenant: TenantContext, request: ModelRequest, *, on_text: Callable[[str], None] | None = None
+    ) -> ModelReply:
         """One answer.
+
+        Args:
+            on_text: Is given each piece of the answer's text as it is produced, where the provider streams. Must not
+                block. A request that is repeated inside (a passing failure) begins to stream only once it is answered,
+                so that no piece is given twice.
 
         Raises:
             ModelError: The provider refuses, or its answer is unusable: repeating does not help.

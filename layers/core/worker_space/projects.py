@@ -14,13 +14,15 @@ __all__ = ["NewProject", "Project", "ProjectChanges", "Space", "SpaceState", "no
 class SpaceState(StrEnum):
     """Whether the backend holds a queue for the project.
 
-    `dormant` (none; nothing is paid) → `waking` (queue and mapping are being made) → `active`. A deleted project's
-    record stays as `deleted`, so that a late worker finds a newer epoch and can bring nothing back.
+    `dormant` (none; nothing is paid) → `waking` (queue and mapping are being made) → `active` → `hibernating` (they are
+    being taken away) → `dormant`. A message wakes a hibernating project, too. A deleted project's record stays as
+    `deleted`, so that a late worker finds a newer epoch and can bring nothing back.
     """
 
     DORMANT = "dormant"
     WAKING = "waking"
     ACTIVE = "active"
+    HIBERNATING = "hibernating"
     DELETED = "deleted"
 
 
@@ -31,6 +33,7 @@ class Space(BaseModel):
         epoch: Grows with every reset, erasure or deletion; work of an older epoch cannot write.
         generation: Of the queue: SQS refuses the name of a queue deleted less than 60 s ago. 0 before the first.
         last_accept: When a message was last accepted, epoch milliseconds.
+        open_tasks: Tasks of this epoch that have not ended: counted in the transactions that accept and end them.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -42,6 +45,7 @@ class Space(BaseModel):
     created_at: int
     updated_at: int
     last_accept: int = 0
+    open_tasks: int = 0
 
 
 ProjectName = Annotated[str, Field(min_length=1, max_length=128, examples=["The web shop"]), AfterValidator(visible)]

@@ -32,7 +32,8 @@ _INDEX_FIELD: Final = "agents"
 _log = logging.getLogger(__name__)
 
 IS_LIVE: Final = All(
-    Exists("sk"), OneOf("state", (SpaceState.DORMANT.value, SpaceState.WAKING.value, SpaceState.ACTIVE.value))
+    Exists("sk"),
+    OneOf("state", tuple(state.value for state in SpaceState if state is not SpaceState.DELETED)),
 )
 
 

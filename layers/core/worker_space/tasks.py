@@ -13,10 +13,16 @@ __all__ = ["DUE_SHARDS", "Delivery", "Failure", "Task", "TaskState", "Ticket", "
 
 
 class TaskState(StrEnum):
-    """A task's life in A2A's words: submitted → working → completed, failed or canceled."""
+    """A task's life in A2A's words: submitted → working → completed, failed or canceled.
+
+    A working task may stop and give its worker back: `input-required` waits for the user's word on an approval,
+    `delegated` for the tasks of its plan. Both go on as `submitted`.
+    """
 
     SUBMITTED = "submitted"
     WORKING = "working"
+    INPUT_REQUIRED = "input-required"
+    DELEGATED = "delegated"
     COMPLETED = "completed"
     FAILED = "failed"
     CANCELED = "canceled"
@@ -51,6 +57,9 @@ class Task(BaseModel):
         attempt: How often a worker has begun it.
         agent_version: The agent's version that runs it, fixed when the first worker began.
         steps: Journalled steps so far.
+        mode: `orchestrated` when the orchestrator chose the agent or made a plan.
+        plan_id: The plan that the task belongs to, or that it made.
+        approval_id: What an input-required task waits for.
         recall: `ok`, `unavailable` (memory did not answer; the agent went on without) or `None` before the run.
         input_tokens: Of all model calls, as the provider counts them.
         output_tokens: Likewise.
@@ -64,6 +73,9 @@ class Task(BaseModel):
     session_id: str
     agent_id: str
     payload: Mapping[str, Any]
+    mode: str = "direct"
+    plan_id: str | None = None
+    approval_id: str | None = None
     attempt: int = 0
     agent_version: int | None = None
     steps: int = 0
@@ -85,6 +97,8 @@ class Ticket(BaseModel):
         slots: The agent's max_concurrency when the message was accepted; the least loaded of as many groups is used.
         dispatch: How often it has been dispatched so far.
         attempts: How often a worker had begun it when it came to wait.
+        base: Attempts that do not count against the limit any more: they ended by a pause, not by a failure.
+        plan: The plan whose task it is; such a task does not queue in its session.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -96,8 +110,12 @@ class Ticket(BaseModel):
     slots: int = Field(ge=1)
     dispatch: int = 0
     attempts: int = 0
+    base: int = 0
+    plan: str | None = None
 
-    def deliver(self, *, user_id: str, project_id: str, epoch: int, generation: int, slot: int) -> "Delivery":
+    def deliver(
+        self, *, user_id: str, project_id: str, epoch: int, generation: int, slot: int, last_event: int = 0
+    ) -> "Delivery":
         """The note for this task's next dispatch."""
         return Delivery(
             **self.model_dump(exclude={"dispatch"}),
@@ -107,6 +125,7 @@ class Ticket(BaseModel):
             epoch=epoch,
             generation=generation,
             slot=slot,
+            last_event=last_event,
         )
 
 
@@ -119,6 +138,7 @@ class Delivery(Ticket):
         epoch: Of the space when it was sent.
         generation: Of the queue it was sent to.
         slot: Of the agent's message groups, the one it was sent in.
+        last_event: The session's newest event when it was sent: a guess at the next event's number.
     """
 
     user_id: str
@@ -126,6 +146,7 @@ class Delivery(Ticket):
     epoch: int
     generation: int
     slot: int
+    last_event: int = 0
 
     @property
     def tenant(self) -> TenantContext:

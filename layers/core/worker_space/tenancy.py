@@ -165,6 +165,10 @@ class Key:
     def runtime(cls, agent_id: str) -> "Key":
         return cls(f"RUNTIME#{_part(agent_id)}")
 
+    @classmethod
+    def runtimes(cls) -> "Key":
+        return cls("RUNTIME#")
+
     # -- sessions, messages, tasks ---------------------------------------------------------------
     @classmethod
     def session(cls, session_id: str) -> "Key":
@@ -197,6 +201,59 @@ class Key:
     @classmethod
     def steps(cls, task_id: str) -> "Key":
         return cls(f"STEP#{_part(task_id)}#")
+
+    # -- events, approvals, plans ------------------------------------------------------------------
+    @classmethod
+    def event(cls, session_id: str, seq: int) -> "Key":
+        return cls(f"EVENT#{_part(session_id)}#{seq:012d}")
+
+    @classmethod
+    def events(cls, session_id: str) -> "Key":
+        return cls(f"EVENT#{_part(session_id)}#")
+
+    @classmethod
+    def stream_ticket(cls, secret: str) -> "Key":
+        """Where a ticket for an event stream is kept: by a digest, so that the table holds nothing to open it with."""
+        return cls(f"TICKET#{_digest('ticket', secret)}")
+
+    @classmethod
+    def approval(cls, approval_id: str) -> "Key":
+        return cls(f"APPROVAL#{_part(approval_id)}")
+
+    @classmethod
+    def approvals(cls) -> "Key":
+        return cls("APPROVAL#")
+
+    @classmethod
+    def plan(cls, plan_id: str) -> "Key":
+        return cls(f"PLAN#{_part(plan_id)}")
+
+    @classmethod
+    def plans(cls) -> "Key":
+        return cls("PLAN#")
+
+    # -- what is used, and what is owed --------------------------------------------------------------
+    @classmethod
+    def usage(cls, period: str, scope: Literal["tenant", "user"] = "tenant") -> "Key":
+        """What was used in a period, such as `day20261122`, by the project or by all of a user's projects."""
+        return cls(f"USAGE#{_part(period)}", scope)
+
+    @classmethod
+    def reservation(cls, task_id: str, number: int) -> "Key":
+        return cls(f"RESERVATION#{_part(task_id)}#{number:06d}")
+
+    @classmethod
+    def reservations(cls, task_id: str) -> "Key":
+        return cls(f"RESERVATION#{_part(task_id)}#")
+
+    @classmethod
+    def erasure(cls, erasure_id: str) -> "Key":
+        """The receipt of an erasure: it outlives the project, so the user's own partition holds it."""
+        return cls(f"ERASURE#{_part(erasure_id)}", "user")
+
+    @classmethod
+    def erasures(cls) -> "Key":
+        return cls("ERASURE#", "user")
 
     @classmethod
     def everything(cls) -> "Key":

@@ -6,6 +6,7 @@ asked. `warm_up` does that ahead of time, because an import inside a request hol
 
 import asyncio
 import random
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from worker_space.errors import InvalidRequest, Unavailable
@@ -85,7 +86,9 @@ class PydanticAIModels:
 
         self._model(model)
 
-    async def request(self, tenant: TenantContext, request: ModelRequest) -> ModelReply:
+    async def request(
+        self, tenant: TenantContext, request: ModelRequest, *, on_text: Callable[[str], None] | None = None
+    ) -> ModelReply:
         """One answer; what fails for a passing reason is sent at most twice more within `timeout_seconds`.
 
         Raises:
