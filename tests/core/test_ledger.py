@@ -68,6 +68,7 @@ def _ending(ledger: Ledger, claim: Claim) -> Ending:
         slot=0,
         redispatch_ms=ledger.redispatch_ms,
         when=All(*still_mine(claim)),
+        events=claim.events,
     )
 
 

@@ -66,6 +66,7 @@ async def _end(stack: MemoryStack, claim: Claim) -> None:
         slot=0,
         redispatch_ms=1000,
         when=All(*still_mine(claim)),
+        events=claim.events,
     )
     await stack.parts.dispatch.send_all(await bus.end(TENANT, ending, Outcome(state=TaskState.COMPLETED, content="x")))
 

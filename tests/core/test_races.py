@@ -19,7 +19,9 @@ from worker_space.adapters.memory_records import MemoryRecords
 from worker_space.agents import AgentChanges, AgentConfig
 from worker_space.bus import Sent
 from worker_space.errors import ClaimLost, Conflict, Unavailable
+from worker_space.events import EventLog
 from worker_space.messages import NewSession
+from worker_space.metrics import task_metrics
 from worker_space.models import ModelReply, ModelRequest
 from worker_space.ports import Owner
 from worker_space.projects import NewProject
@@ -204,6 +206,14 @@ async def _check(stack: MemoryStack, sent: dict[str, list[Sent]], model: Countin
         ended = [(await stack.records.get(TENANT, Key.task(m.task_id)) or {})["ended_at"] for m in answers]
         assert ended == sorted(ended)
         assert (await sessions.get(TENANT, session_id)).open_tasks == 0
+        events = await EventLog(stack.records).page(TENANT, session_id, after=0, limit=10_000)
+        assert [event.seq for event in events] == list(range(1, len(events) + 1))
+        ends = Counter(event.task_id for event in events if event.type.value in {"task_completed", "task_failed"})
+        assert ends == {task.task_id: 1 for task in tasks}
+    space = await stack.records.get(TENANT, Key.space()) or {}
+    assert space["open_tasks"] == 0
+    runtimes = (await stack.records.query(TENANT, Key.runtimes())).items
+    assert task_metrics(runtimes).tasks_processed == sum(len(tasks) for tasks in sent.values())
     for agent in ("one", "two"):
         assert 1 <= model.most[agent] <= CAP
         found = await stack.parts.services.collaborators.registry.get(TENANT, agent)

@@ -1,4 +1,7 @@
-"""The last transaction of a task: outcome, answer, running set and the mailbox's next, all or nothing.
+"""The last transaction of a claim: outcome, answer, running set and the mailbox's next, all or nothing.
+
+A claim ends with its task (completed, failed, canceled), or the task goes on without this worker: it waits for the
+user's word (`input-required`) or for its plan (`delegated`), or it is handed over to another agent (`submitted`).
 
 A finish does not read before it writes. It first assumes that nobody waits behind the task; where somebody does, the
 failed condition brings the item as stored, and the second try hands on to exactly that successor:
@@ -13,44 +16,48 @@ dispatches m2.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Protocol
 
 from worker_space.clock import now_ms
 from worker_space.errors import ClaimLost, ConditionFailed, Lost, Unavailable
+from worker_space.events import EventCursor, EventType, NewEvent, shown
+from worker_space.ledger import Stale
+from worker_space.metrics import counters
+from worker_space.places import leave_agent, leave_session
 from worker_space.ports import Records
-from worker_space.records import (
-    All,
-    Any_,
-    Condition,
-    Equals,
-    Exists,
-    Has,
-    Item,
-    Missing,
-    Put,
-    SizeBelow,
-    Update,
-    Write,
-)
+from worker_space.records import All, Condition, Equals, Exists, Item, Put, Update, Write
 from worker_space.tasks import Delivery, TaskState, Ticket, due_shard
 from worker_space.tenancy import Key, TenantContext
 
-__all__ = ["Ending", "Outcome", "end_task"]
+__all__ = ["Ending", "Following", "Outcome", "Successor", "canceled", "end_task"]
 
 _TRIES: Final = 30
+_EFFECTS_SHOWN: Final = 20
+_TOLD: Final = {
+    TaskState.COMPLETED: EventType.TASK_COMPLETED,
+    TaskState.FAILED: EventType.TASK_FAILED,
+    TaskState.CANCELED: EventType.TASK_CANCELED,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """How a task ended.
+    """How a claim ended.
 
     Attributes:
-        state: completed, failed or canceled.
+        state: completed, failed or canceled end the task; input-required and delegated let it wait without a worker;
+            submitted hands it over (`handover`).
         content: The answer, or why there is none; stored as a message of the session.
         content_key: Where the content is kept instead, when it is too large for the table.
         code: A failure's stable name for programs.
         facts: Further attributes for the task's record (tokens, recall).
+        drop: Attributes to take from the task's record.
+        events: What the session is told beside the end itself.
+        also: Further writes of the same transaction, by labels of the caller's own. None may touch the task, its
+            session, the agent's runtime item or (where the task ends) the space.
+        due_at: When the sweeper is to look at a task that waits, epoch milliseconds.
+        handover: With whom a submitted task goes on: its dispatch number counts on from this one's.
     """
 
     state: TaskState
@@ -58,6 +65,34 @@ class Outcome:
     content_key: str | None = None
     code: str | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    drop: Sequence[str] = ()
+    events: Sequence[NewEvent] = ()
+    also: Mapping[str, Write] = field(default_factory=dict)
+    due_at: int | None = None
+    handover: Ticket | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Successor:
+    """A task that is dispatched by another one's end.
+
+    Attributes:
+        ticket: With the dispatches and attempts so far.
+        state: What it must be in until then.
+    """
+
+    ticket: Ticket
+    state: TaskState = TaskState.SUBMITTED
+
+
+class Following(Protocol):
+    """Who must know of a task's end in the same transaction: its plan."""
+
+    def writes(self, outcome: Outcome) -> tuple[Mapping[str, Write], Sequence[Successor], Sequence[NewEvent]]:
+        """What follows from the outcome, by what is known: writes by label, tasks to dispatch, events."""
+
+    async def learn(self, found: Mapping[str, Item]) -> None:
+        """Conditions failed; `found` holds the items as stored, by label (also `next:` and the task's id)."""
 
 
 def _lost(_: Item) -> Lost:
@@ -66,7 +101,7 @@ def _lost(_: Item) -> Lost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
-    """What a task was ended from.
+    """What a claim was ended from.
 
     Attributes:
         ticket: Names the task, its session and agent.
@@ -75,8 +110,10 @@ class Ending:
         slot: The message group that becomes free, if the task ran.
         redispatch_ms: After how long the sweeper sends what is handed on but not begun.
         when: What must hold of the task (who may end it).
+        events: Where the session's events end, as far as known.
         session: The session as last seen; the guess that nobody waits when it is `None`.
         runtime: The agent's runtime item as last seen; the guess that nobody is parked when it is `None`.
+        following: The task's plan, if it is part of one.
         lost: What it means that the task, as stored, is not as `when` says.
     """
 
@@ -86,90 +123,161 @@ class Ending:
     slot: int
     redispatch_ms: int
     when: Condition
+    events: EventCursor
     session: Item | None = None
     runtime: Item | None = None
+    following: Following | None = None
     lost: Callable[[Item], Lost] = _lost
 
 
+def canceled(effects: Sequence[str]) -> Outcome:
+    """The end of a task that the user canceled; the answer says what had been done before."""
+    done = "; ".join(effects[:_EFFECTS_SHOWN]) if effects else "nothing was changed"
+    if len(effects) > _EFFECTS_SHOWN:
+        done += f"; and {len(effects) - _EFFECTS_SHOWN} more"
+    return Outcome(state=TaskState.CANCELED, content=f"Canceled by the user. Done before that: {done}.")
+
+
 async def end_task(records: Records, tenant: TenantContext, ending: Ending, outcome: Outcome) -> Sequence[Delivery]:
-    """End a task and hand its places on.
+    """End a claim and hand its places on.
 
     Returns:
         The deliveries that are due now; they are also kept on the task, so that a repeat can send them again.
 
     Raises:
         Lost: The task is not as `ending.when` says; which kind, `ending.lost` knows.
+        Stale: The condition of one of `outcome.also` did not hold; `what` is its label.
     """
-    ticket = ending.ticket
-    session = ending.session if ending.session is not None else {"sk": "", "active": ticket.task}
-    runtime = ending.runtime
-    if runtime is None:
-        runtime = {"sk": "", "running": frozenset({ticket.task})}
-    gone: set[str] = set()
+    end = _End(tenant, ending, outcome)
+    if ending.events.last == 0:
+        await ending.events.look(records, tenant)
     for _ in range(_TRIES):
-        labelled, deliveries = _writes(tenant, ending, outcome, session, runtime, gone)
+        labelled, deliveries, told = end.writes()
         try:
             await records.write(tenant, *labelled.values())
+            ending.events.written(told)
             return deliveries
         except ConditionFailed as error:
             found = {what: item for what, item in zip(labelled, error.items, strict=True) if item is not None}
-        if "task" in found:
-            raise ending.lost(found["task"])
-        session = found.get("session", session)
-        runtime = found.get("runtime", runtime)
-        gone |= {what.removeprefix("next:") for what in found if what.startswith("next:")}
-        if gone and not {"session", "runtime"} & found.keys():
-            session, runtime = await _look_again(records, tenant, ticket)
+        await end.learn(records, found)
     raise Unavailable("the table", "the session's mailbox changed at every try")
 
 
-async def _look_again(records: Records, tenant: TenantContext, ticket: Ticket) -> tuple[Item, Item]:
-    session, runtime = await records.get_many(tenant, [Key.session(ticket.session), Key.runtime(ticket.agent)])
-    return session or {}, runtime or {}
+class _End:
+    """One end, with what is known of its surroundings so far."""
 
+    def __init__(self, tenant: TenantContext, ending: Ending, outcome: Outcome) -> None:
+        ticket = ending.ticket
+        self._tenant = tenant
+        self._ending = ending
+        self._outcome = outcome
+        self._session = ending.session if ending.session is not None else {"sk": "", "active": ticket.task}
+        self._runtime: Item = {"sk": "", "running": frozenset({ticket.task})}
+        if ending.runtime is not None:
+            self._runtime = ending.runtime
+        self._gone: set[str] = set()
+        self._same_epoch = True
 
-def _writes(
-    tenant: TenantContext,
-    ending: Ending,
-    outcome: Outcome,
-    session: Item,
-    runtime: Item,
-    gone: set[str],
-) -> tuple[dict[str, Write], list[Delivery]]:
-    ticket, now = ending.ticket, now_ms()
-    session_write, successor = _leave_session(ticket, session, now)
-    runtime_write, parked = _leave_agent(ticket, runtime)
-    deliveries = []
-    # The freed message group goes to the parked task; the mailbox's next takes the one beside it, or a free choice.
-    for place, following in enumerate(each for each in (parked, successor) if each is not None):
-        if following.task not in gone:
-            deliveries.append(
-                following.deliver(
-                    user_id=tenant.user_id,
-                    project_id=tenant.project_id,
-                    epoch=ending.epoch,
-                    generation=ending.generation,
-                    slot=(ending.slot + place) % following.slots,
-                )
+    async def learn(self, records: Records, found: Mapping[str, Item]) -> None:
+        ending, outcome = self._ending, self._outcome
+        if "task" in found:
+            raise ending.lost(found["task"])
+        for what, item in found.items():
+            if what in outcome.also:
+                raise Stale(what, item)
+        if EventCursor.collided(found):
+            await ending.events.look(records, self._tenant)
+        if "space" in found:
+            # Reset or deleted since: what was counted for the old epoch counts no more.
+            self._same_epoch = False
+        self._session = found.get("session", self._session)
+        self._runtime = found.get("runtime", self._runtime)
+        self._gone |= {what.removeprefix("next:") for what in found if what.startswith("next:")}
+        if ending.following is not None:
+            await ending.following.learn(found)
+        if self._gone and not {"session", "runtime"} & found.keys():
+            keys = [Key.session(ending.ticket.session), Key.runtime(ending.ticket.agent)]
+            session, runtime = await records.get_many(self._tenant, keys)
+            self._session, self._runtime = session or {}, runtime or {}
+
+    def writes(self) -> tuple[dict[str, Write], list[Delivery], list[NewEvent]]:
+        ending, outcome, ticket, now = self._ending, self._outcome, self._ending.ticket, now_ms()
+        session_write, successor = leave_session(ticket, self._session, now) if outcome.state.ended else (None, None)
+        runtime_write, parked = leave_agent(ticket, self._runtime)
+        following: Mapping[str, Write] = {}
+        successors = [Successor(ticket=each) for each in (parked, successor) if each is not None]
+        told = [*outcome.events, *self._told(answered=session_write is not None)]
+        if ending.following is not None and outcome.state.ended:
+            following, dispatched, more = ending.following.writes(outcome)
+            successors.extend(dispatched)
+            told.extend(more)
+        last_event = ending.events.last + len(told)
+        # The freed message group goes to the parked task; the others take the ones beside it.
+        deliveries = [
+            self._deliver(each.ticket, ending.slot + place, last_event)
+            for place, each in enumerate(successors)
+            if each.ticket.task not in self._gone
+        ]
+        handed_over = None
+        if outcome.handover is not None:
+            handed_over = self._deliver(outcome.handover, now, last_event)
+        labelled: dict[str, Write] = {"task": self._task(now, deliveries, handed_over), **outcome.also, **following}
+        if session_write is not None:
+            labelled["session"] = replace(session_write, set={**session_write.set, "last_event": last_event})
+            labelled["answer"] = self._answer(now)
+        if (left := self._left(runtime_write, now)) is not None:
+            labelled["runtime"] = left
+        if outcome.state.ended and self._same_epoch:
+            labelled["space"] = Update(
+                key=Key.space(), add={"open_tasks": -1}, when=All(Exists("sk"), Equals("epoch", ending.epoch))
             )
-    labelled: dict[str, Write] = {
-        "task": Update(
-            key=Key.task(ticket.task),
-            set={
-                **outcome.facts,
-                "state": outcome.state.value,
-                "ended_at": now,
-                "updated_at": now,
-                "next": [delivery.model_dump() for delivery in deliveries],
-                **({"error": {"code": outcome.code, "message": outcome.content}} if outcome.code else {}),
-            },
-            remove=["due_shard", "due_at"],
-            when=ending.when,
+        for each, delivery in zip(
+            (each for each in successors if each.ticket.task not in self._gone), deliveries, strict=True
+        ):
+            labelled[f"next:{delivery.task}"] = self._dispatched(each, delivery, now)
+        labelled |= ending.events.writes(told)
+        return labelled, deliveries if handed_over is None else [*deliveries, handed_over], told
+
+    def _deliver(self, ticket: Ticket, turn: int, last_event: int) -> Delivery:
+        return ticket.deliver(
+            user_id=self._tenant.user_id,
+            project_id=self._tenant.project_id,
+            epoch=self._ending.epoch,
+            generation=self._ending.generation,
+            slot=turn % ticket.slots,
+            # Who was parked with the agent may belong to another session, whose events have numbers of their own.
+            last_event=last_event if ticket.session == self._ending.ticket.session else 0,
         )
-    }
-    if session_write is not None:
-        labelled["session"] = session_write
-        labelled["answer"] = Put(
+
+    def _task(self, now: int, deliveries: Sequence[Delivery], handed_over: Delivery | None) -> Update:
+        outcome = self._outcome
+        following = deliveries if handed_over is None else [*deliveries, handed_over]
+        changes: dict[str, Any] = {
+            **outcome.facts,
+            "state": outcome.state.value,
+            "updated_at": now,
+            "next": [delivery.model_dump() for delivery in following],
+        }
+        if outcome.state.ended:
+            changes["ended_at"] = now
+        if outcome.code:
+            changes["error"] = {"code": outcome.code, "message": outcome.content}
+        due_at = outcome.due_at
+        if outcome.handover is not None and handed_over is not None:
+            changes["dispatch"] = handed_over.dispatch
+            changes["agent_id"] = handed_over.agent
+            changes["ticket"] = outcome.handover.model_dump()
+            due_at = now + self._ending.redispatch_ms
+        remove = list(outcome.drop)
+        if due_at is None:
+            remove += ["due_shard", "due_at"]
+        else:
+            changes |= {"due_shard": due_shard(self._ending.ticket.task), "due_at": due_at}
+        return Update(key=Key.task(self._ending.ticket.task), set=changes, remove=remove, when=self._ending.when)
+
+    def _answer(self, now: int) -> Put:
+        outcome, ticket = self._outcome, self._ending.ticket
+        return Put(
             key=Key.message(ticket.session, ticket.number + 1),
             item={
                 "number": ticket.number + 1,
@@ -182,82 +290,48 @@ def _writes(
                 "created_at": now,
             },
         )
-    if runtime_write is not None:
-        labelled["runtime"] = runtime_write
-    for delivery in deliveries:
-        labelled[f"next:{delivery.task}"] = Update(
-            key=Key.task(delivery.task),
-            set={
-                "dispatch": delivery.dispatch,
-                "due_shard": due_shard(delivery.task),
-                # Whoever ends a task and dies before it sends has left the sending to the sweeper.
-                "due_at": now + ending.redispatch_ms,
-                "updated_at": now,
-            },
-            when=All(Equals("state", TaskState.SUBMITTED.value), Equals("dispatch", delivery.dispatch - 1)),
-        )
-    return labelled, deliveries
 
+    def _told(self, *, answered: bool) -> list[NewEvent]:
+        outcome, ticket = self._outcome, self._ending.ticket
+        if not outcome.state.ended:
+            return []
+        ids = {"task_id": ticket.task, "agent_id": ticket.agent}
+        told = []
+        if answered:
+            status = "ok" if outcome.state is TaskState.COMPLETED else outcome.state.value
+            message = {"number": ticket.number + 1, "role": "assistant", "status": status, **shown(outcome.content)}
+            told.append(NewEvent(type=EventType.MESSAGE_CREATED, data=message, **ids))
+        data: dict[str, Any] = {"number": ticket.number + 1} if answered else {}
+        if outcome.state is not TaskState.COMPLETED:
+            data |= {"message": shown(outcome.content)["content"]} | ({"code": outcome.code} if outcome.code else {})
+        told.append(NewEvent(type=_TOLD[outcome.state], data=data, **ids))
+        return told
 
-def _position(tickets: Sequence[Mapping[str, Any]], task_id: str) -> int | None:
-    return next((index for index, ticket in enumerate(tickets) if ticket["task"] == task_id), None)
+    def _left(self, write: Update | None, now: int) -> Update | None:
+        """The change of the agent's runtime item: who leaves, who waits for the user's word, and what is counted."""
+        outcome, ticket = self._outcome, self._ending.ticket
+        if outcome.state.ended:
+            took = now - ticket.at if outcome.state is TaskState.COMPLETED and ticket.at else None
+            added = counters(outcome.state.value, milliseconds=took, facts=outcome.facts)
+            if write is None and not self._runtime:
+                return None
+            write = write or Update(key=Key.runtime(ticket.agent), when=Exists("sk"))
+            write = replace(write, add=added)
+            if ticket.task in self._runtime.get("waiting", ()):
+                write = replace(write, exclude={**write.exclude, "waiting": frozenset({ticket.task})})
+        elif outcome.state is TaskState.INPUT_REQUIRED and write is not None:
+            write = replace(write, include={"waiting": frozenset({ticket.task})})
+        return write
 
-
-def _leave_session(ticket: Ticket, session: Item, now: int) -> tuple[Update | None, Ticket | None]:
-    """The change that takes the task out of its mailbox, and who is at the head after it."""
-    waiting = session.get("waiting", [])
-    key = Key.session(ticket.session)
-    if session.get("active") == ticket.task:
-        at_the_head = Equals("active", ticket.task)
-        if not waiting:
-            nobody_waits = Any_(Missing("waiting"), SizeBelow("waiting", 1))
-            return Update(
-                key=key, set={"updated_at": now}, remove=["active"], when=All(at_the_head, nobody_waits)
-            ), None
-        successor = Ticket.model_validate(waiting[0])
-        this_one_waits_first = Equals("waiting[0]", waiting[0])
-        return Update(
-            key=key,
-            set={"active": successor.task, "updated_at": now},
-            remove=["waiting[0]"],
-            when=All(at_the_head, this_one_waits_first),
-        ), successor
-    index = _position(waiting, ticket.task)
-    if index is not None:
-        place = f"waiting[{index}]"
-        return Update(key=key, remove=[place], when=Equals(place, waiting[index])), None
-    return None, None
-
-
-def _leave_agent(ticket: Ticket, runtime: Item) -> tuple[Update | None, Ticket | None]:
-    """The change that takes the task out of its agent's running or parked tasks, and whom that lets in."""
-    parked = runtime.get("parked", [])
-    key = Key.runtime(ticket.agent)
-    if ticket.task in runtime.get("running", ()):
-        runs = Has("running", ticket.task)
-        leave = frozenset({ticket.task})
-        if not parked:
-            nobody_parked = Any_(Missing("parked"), SizeBelow("parked", 1))
-            return Update(
-                key=key,
-                exclude={"running": leave},
-                remove=[f"slot:{ticket.task}"],
-                when=All(Exists("running"), runs, nobody_parked),
-            ), None
-        admitted = Ticket.model_validate(parked[0])
-        this_one_is_first = Equals("parked[0]", parked[0])
-        return Update(
-            key=key,
-            exclude={"running": leave},
-            remove=[f"slot:{ticket.task}", "parked[0]"],
-            when=All(runs, this_one_is_first),
-        ), admitted
-    index = _position(parked, ticket.task)
-    if index is not None:
-        place = f"parked[{index}]"
-        return Update(key=key, remove=[place], when=Equals(place, parked[index])), None
-    if parked and len(runtime.get("running", ())) < runtime.get("max", 1):
-        # It was let in but never began: the place that it was given goes to the next, or nobody would ever let it in.
-        admitted = Ticket.model_validate(parked[0])
-        return Update(key=key, remove=["parked[0]"], when=Equals("parked[0]", parked[0])), admitted
-    return None, None
+    def _dispatched(self, successor: Successor, delivery: Delivery, now: int) -> Update:
+        waits = All(Equals("state", successor.state.value), Equals("dispatch", delivery.dispatch - 1))
+        changes: dict[str, Any] = {
+            "dispatch": delivery.dispatch,
+            "due_shard": due_shard(delivery.task),
+            # Whoever ends a task and dies before it sends has left the sending to the sweeper.
+            "due_at": now + self._ending.redispatch_ms,
+            "updated_at": now,
+        }
+        if successor.state is not TaskState.SUBMITTED:
+            changes |= {"state": TaskState.SUBMITTED.value, "ticket": successor.ticket.model_dump()}
+        return Update(key=Key.task(delivery.task), set=changes, when=waits)

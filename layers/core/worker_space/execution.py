@@ -52,7 +52,12 @@ class Execution:
             RequestError: As `AgentBus.send_task`.
         """
         sent = await self._bus.send_task(
-            tenant, session_id=session_id, content=request.content, target_agent=request.target_agent, repeat=repeat
+            tenant,
+            session_id=session_id,
+            content=request.content,
+            target_agent=request.target_agent,
+            on_busy=request.on_busy,
+            repeat=repeat,
         )
         return await self.reply(tenant, sent, wait_seconds=wait_seconds)
 
@@ -75,6 +80,7 @@ class Execution:
                 id=task.id,
                 content=text,
                 agent_id=task.agent_id,
+                mode="orchestrated" if task.mode == "orchestrated" else "direct",
                 session_id=sent.session_id,
                 created_at=answer["created_at"],
             ),

@@ -18,6 +18,7 @@ from typing import Any, Final
 from worker_space.agents import Agent
 from worker_space.clock import now_ms
 from worker_space.errors import ClaimLost, ConditionFailed, TaskCanceled, Unavailable
+from worker_space.events import EventCursor, EventType, NewEvent
 from worker_space.places import MAX_PARKED, park
 from worker_space.ports import Records
 from worker_space.records import (
@@ -35,12 +36,14 @@ from worker_space.records import (
     Update,
     Write,
 )
-from worker_space.tasks import Delivery, TaskState, Ticket, due_shard
+from worker_space.tasks import ORCHESTRATOR, Delivery, TaskState, Ticket, due_shard
 from worker_space.tenancy import Key, TenantContext
 
 __all__ = ["Claim", "Ledger", "Refusal", "Stale", "lost_or_canceled", "request_cancel", "still_mine"]
 
 _TRIES: Final = 20
+_ORCHESTRATIONS: Final = 10
+"""Most requests that one project's orchestrator works on at once."""
 
 
 class Stale(Exception):
@@ -54,11 +57,17 @@ class Stale(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """The right to work on a task, until somebody else claims it with a higher attempt."""
+    """The right to work on a task, until somebody else claims it with a higher attempt.
+
+    Attributes:
+        resumed: An earlier attempt may have journalled steps.
+        events: Where the session's events end, as this worker knows.
+    """
 
     delivery: Delivery
     attempt: int
     resumed: bool
+    events: EventCursor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,18 +112,25 @@ class Ledger:
         Raises:
             Stale: The agent has a newer version than `agent`; load it again.
         """
-        attempts, state, pinned = delivery.attempts, TaskState.SUBMITTED, delivery.attempts > 0
+        attempts, state = delivery.attempts, TaskState.SUBMITTED
+        pinned = attempts > 0 and not delivery.unpinned
         task: Item = {}
+        events = EventCursor(delivery.session, delivery.last_event)
+        if events.last == 0:
+            await events.look(self._records, delivery.tenant)
         for _ in range(_TRIES):
             attempt = attempts + 1
-            if attempt > self.max_attempts:
+            if attempt - delivery.base > self.max_attempts:
                 return Refusal(why="attempts_spent", task=task)
             if agent is None and not pinned:
                 return Refusal(why="agent_deleted", task=task)
             labelled = self._claim_writes(delivery, agent, attempts, state, pinned=pinned, message_id=message_id)
+            told = [_begun(delivery, attempt)]
+            labelled |= events.writes(told)
             try:
                 await self._records.write(delivery.tenant, *labelled.values())
-                return Claim(delivery=delivery, attempt=attempt, resumed=attempts > 0)
+                events.written(told)
+                return Claim(delivery=delivery, attempt=attempt, resumed=attempts > 0, events=events)
             except ConditionFailed as error:
                 found = dict(zip(labelled, error.items, strict=True))
             if (stored := found["task"]) is not None:
@@ -130,6 +146,8 @@ class Ledger:
                 if not stored:
                     return Refusal(why="agent_deleted", task=task)
                 raise Stale("agent", stored)
+            elif EventCursor.collided(found):
+                await events.look(self._records, delivery.tenant)
             else:
                 ticket = delivery.ticket.model_copy(update={"attempts": attempts})
                 if state is TaskState.SUBMITTED and await self._park_delivery(delivery, ticket):
@@ -156,6 +174,7 @@ class Ledger:
         if not pinned and agent is not None:
             changes["agent_version"] = agent.version
         room = Any_(Missing("running"), SizeBelow("running", "max"), Has("running", delivery.task))
+        orchestrated = delivery.agent == ORCHESTRATOR
         labelled: dict[str, Write] = {
             "task": Update(
                 key=Key.task(delivery.task),
@@ -165,13 +184,14 @@ class Ledger:
             "runtime": Update(
                 key=Key.runtime(delivery.agent),
                 include={"running": frozenset({delivery.task})},
-                set={f"slot:{delivery.task}": delivery.slot},
-                # A deleted agent has no runtime item; a task that began before may still finish.
-                when=All(Exists("sk"), room) if not pinned else room,
+                set={f"slot:{delivery.task}": delivery.slot, **({"max": _ORCHESTRATIONS} if orchestrated else {})},
+                # A deleted agent has no runtime item; a task that began before may still finish. The orchestrator's
+                # is made by its first task.
+                when=room if pinned or orchestrated else All(Exists("sk"), room),
             ),
             "space": Check(key=Key.space(), when=All(Exists("sk"), same_epoch)),
         }
-        if not pinned and agent is not None:
+        if not pinned and agent is not None and not orchestrated:
             labelled["agent"] = Check(key=Key.agent(delivery.agent), when=Equals("version", agent.version))
         return labelled
 
@@ -226,30 +246,76 @@ class Ledger:
         return True
 
     # -- journal ---------------------------------------------------------------------------------
-    async def journal(self, claim: Claim, number: int, step: Mapping[str, Any]) -> None:
+    async def journal(
+        self,
+        claim: Claim,
+        number: int,
+        step: Mapping[str, Any],
+        *,
+        events: Sequence[NewEvent] = (),
+        also: Mapping[str, Write] | None = None,
+    ) -> None:
         """Save one step; it stands before every model call and every tool effect, so it also tells of a cancel.
+
+        Args:
+            events: What the session is told of it.
+            also: Further writes of the same transaction, by labels of the caller's own.
+
+        Raises:
+            ClaimLost: Another attempt has the task, or it has ended.
+            TaskCanceled: The user asked to cancel it.
+            Stale: The condition of one of `also` did not hold; `what` is its label.
+        """
+        task = Update(
+            key=Key.task(claim.delivery.task),
+            set={"steps": number + 1, "updated_at": now_ms()},
+            when=All(*still_mine(claim), Missing("cancel_requested")),
+        )
+        saved = Put(key=Key.step(claim.delivery.task, number), item=step)
+        await self._write(claim, {"task": task, "step": saved, **(also or {})}, events)
+
+    async def tell(self, claim: Claim, events: Sequence[NewEvent]) -> None:
+        """Append events while a step is under way, such as pieces of a text that is being written.
 
         Raises:
             ClaimLost: Another attempt has the task, or it has ended.
             TaskCanceled: The user asked to cancel it.
         """
-        not_canceled = Missing("cancel_requested")
-        try:
-            await self._records.write(
-                claim.delivery.tenant,
-                Update(
-                    key=Key.task(claim.delivery.task),
-                    set={"steps": number + 1, "updated_at": now_ms()},
-                    when=All(*still_mine(claim), not_canceled),
-                ),
-                Put(key=Key.step(claim.delivery.task, number), item=step),
-            )
-        except ConditionFailed as error:
-            raise lost_or_canceled(claim, error.items[0] or {}) from error
+        mine = Check(key=Key.task(claim.delivery.task), when=All(*still_mine(claim), Missing("cancel_requested")))
+        await self._write(claim, {"task": mine}, events)
+
+    async def _write(self, claim: Claim, labelled: Mapping[str, Write], events: Sequence[NewEvent]) -> None:
+        tenant = claim.delivery.tenant
+        for _ in range(_TRIES):
+            everything = {**labelled, **claim.events.writes(events)}
+            try:
+                await self._records.write(tenant, *everything.values())
+                claim.events.written(events)
+                return
+            except ConditionFailed as error:
+                found = dict(zip(everything, error.items, strict=True))
+            if (task := found["task"]) is not None:
+                raise lost_or_canceled(claim, task)
+            for what, item in found.items():
+                if what in labelled and item is not None:
+                    raise Stale(what, item)
+            await claim.events.look(self._records, tenant)
+        raise Unavailable("the table", "too many events of this session are written at once")
 
     async def steps(self, tenant: TenantContext, task_id: str) -> Sequence[Item]:
         """The journal of a task, in order."""
         return (await self._records.query(tenant, Key.steps(task_id))).items
+
+
+def _begun(delivery: Delivery, attempt: int) -> NewEvent:
+    """Whoever follows the session drops the pieces of text that an attempt before this one has left."""
+    again = attempt - delivery.base > 1
+    return NewEvent(
+        type=EventType.ATTEMPT_RESTARTED if again else EventType.TASK_STARTED,
+        task_id=delivery.task,
+        agent_id=delivery.agent,
+        data={"attempt": attempt},
+    )
 
 
 def still_mine(claim: Claim) -> tuple[Condition, ...]:

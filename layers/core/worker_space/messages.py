@@ -4,9 +4,20 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-__all__ = ["MAX_CONTENT_BYTES", "ChatSession", "Message", "MessageRequest", "MessageResponse", "NewSession"]
+__all__ = [
+    "MAX_CONTENT_BYTES",
+    "ChatSession",
+    "Message",
+    "MessageContent",
+    "MessageRequest",
+    "MessageResponse",
+    "NewSession",
+]
 
 MAX_CONTENT_BYTES: Final = 1024 * 1024
+
+OnBusy = Literal["enqueue", "reject", "interrupt"]
+"""What a message does in a session that is answering: wait its turn, be refused, or cancel what is open there."""
 
 
 def _content(value: str) -> str:
@@ -19,18 +30,24 @@ def _content(value: str) -> str:
     return value
 
 
+MessageContent = Annotated[str, AfterValidator(_content), Field(examples=["Analyse main.py"])]
+
+
 class MessageRequest(BaseModel):
     """One message to an agent.
 
     Attributes:
         content: At most 1 MiB as UTF-8.
-        target_agent: The agent's id or name.
+        target_agent: The agent's id or name. Without one the session's agent answers, or the orchestrator chooses.
+        on_busy: While the session is answering: `enqueue` waits behind it, `reject` is refused (409), `interrupt`
+            cancels what is open in the session.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    content: Annotated[str, AfterValidator(_content), Field(examples=["Analyse main.py"])]
+    content: MessageContent
     target_agent: Annotated[str, Field(min_length=1, max_length=128, examples=["coder"])] | None = None
+    on_busy: OnBusy = "enqueue"
 
 
 class MessageResponse(BaseModel):

@@ -134,6 +134,8 @@ class ChatSessions:
         # The session itself goes last: whoever is interrupted here can be followed by another deletion. Nothing is
         # added meanwhile, because a closing session accepts no message.
         await self._clear(tenant, session_id)
+        while events := (await self._records.query(tenant, Key.events(session_id), limit=100)).items:
+            await self._records.write(tenant, *(Delete(key=Key(item["sk"])) for item in events))
         nobody_left = All(Missing("active"), Any_(Missing("waiting"), SizeBelow("waiting", 1)))
         try:
             await self._records.write(tenant, Delete(key=Key.session(session_id), when=nobody_left))

@@ -14,7 +14,7 @@ from worker_space.context import AgentContext
 from worker_space.errors import NotFound, Unavailable
 from worker_space.execution import Execution, Reply
 from worker_space.idempotency import Repeat
-from worker_space.messages import MessageRequest
+from worker_space.messages import MessageRequest, OnBusy
 from worker_space.ports import ContextEntry, ContextMatch
 from worker_space.registry import AgentRegistry
 from worker_space.sessions import ChatSessions
@@ -113,10 +113,21 @@ class UserWorkerSpace:
 
     # -- bus -------------------------------------------------------------------------------------
     async def send_task(
-        self, session_id: str, content: str, target_agent: str | None, *, repeat: Repeat | None = None
+        self,
+        session_id: str,
+        content: str,
+        target_agent: str | None,
+        *,
+        on_busy: OnBusy = "enqueue",
+        repeat: Repeat | None = None,
     ) -> Sent:
         return await self._bus.send_task(
-            self.tenant, session_id=session_id, content=content, target_agent=target_agent, repeat=repeat
+            self.tenant,
+            session_id=session_id,
+            content=content,
+            target_agent=target_agent,
+            on_busy=on_busy,
+            repeat=repeat,
         )
 
     async def wait_for_result(self, sent: Sent, *, seconds: float) -> Reply:

@@ -12,7 +12,15 @@ from worker_space.records import Item
 from worker_space.tenancy import TenantContext
 from worker_space.texts import Texts
 
-__all__ = ["StepSummary", "ToolCallSummary", "ToolResultSummary", "summaries"]
+__all__ = [
+    "StepSummary",
+    "ToolCallSummary",
+    "ToolResultSummary",
+    "effects_of",
+    "result_path",
+    "short_arguments",
+    "summaries",
+]
 
 _SHOWN: Final = 200
 
@@ -66,19 +74,26 @@ async def summaries(ledger: Ledger, texts: Texts, tenant: TenantContext, task_id
     return [_summary(item, json.loads(body)) for item, body in zip(items, bodies, strict=True)]
 
 
+async def effects_of(ledger: Ledger, texts: Texts, tenant: TenantContext, task_id: str) -> Sequence[str]:
+    """What a task has changed so far, by its journal, in words for the user."""
+    steps = [step for step in await ledger.steps(tenant, task_id) if step["kind"] == "results"]
+    bodies = [json.loads(await texts.read(tenant, step)) for step in steps]
+    return [body["effect"] for body in bodies if "effect" in body]
+
+
 def _summary(item: Item, body: Mapping[str, Any]) -> StepSummary:
     tool_calls: list[ToolCallSummary] = []
     results: list[ToolResultSummary] = []
     if item["kind"] == "model":
         tool_calls = [
-            ToolCallSummary(name=call["name"], arguments=_short(call["arguments"]))
+            ToolCallSummary(name=call["name"], arguments=short_arguments(call["arguments"]))
             for call in body["reply"]["tool_calls"]
         ]
     elif item["kind"] == "intent":
         tool_calls = [ToolCallSummary(name=body["name"])]
     else:
         results = [
-            ToolResultSummary(name=result["name"], path=_path(result["content"]), is_error=result["is_error"])
+            ToolResultSummary(name=result["name"], path=result_path(result["content"]), is_error=result["is_error"])
             for result in body["results"]
         ]
     return StepSummary(
@@ -91,7 +106,7 @@ def _summary(item: Item, body: Mapping[str, Any]) -> StepSummary:
     )
 
 
-def _path(content: str) -> str | None:
+def result_path(content: str) -> str | None:
     """The path a tool's result names; results are JSON objects of our own making."""
     try:
         result = json.loads(content)
@@ -101,7 +116,8 @@ def _path(content: str) -> str | None:
     return path[:1_024] if isinstance(path, str) else None
 
 
-def _short(arguments: Mapping[str, Any] | str) -> Mapping[str, Any] | str:
+def short_arguments(arguments: Mapping[str, Any] | str) -> Mapping[str, Any] | str:
+    """A call's arguments with long values cut: who follows a run sees what is done to which path."""
     if isinstance(arguments, str):
         return arguments[:_SHOWN]
     return {name[:_SHOWN]: _cut(value) for name, value in list(arguments.items())[:32]}

@@ -9,7 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from worker_space.tenancy import TenantContext
 
-__all__ = ["DUE_SHARDS", "Delivery", "Failure", "Task", "TaskState", "Ticket", "due_shard"]
+__all__ = ["DUE_SHARDS", "ORCHESTRATOR", "Delivery", "Failure", "Task", "TaskState", "Ticket", "due_shard"]
+
+ORCHESTRATOR: Final = "orchestrator"
+"""Stands in the place of an agent's id in tasks that no agent was named for."""
 
 
 class TaskState(StrEnum):
@@ -99,6 +102,9 @@ class Ticket(BaseModel):
         attempts: How often a worker had begun it when it came to wait.
         base: Attempts that do not count against the limit any more: they ended by a pause, not by a failure.
         plan: The plan whose task it is; such a task does not queue in its session.
+        at: When it was accepted, epoch milliseconds; 0 where that is not known.
+        unpinned: No worker has begun it with the agent that it is for now.
+        first_step: The journal's steps before this one belong to whoever had the task before it was handed over.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -112,6 +118,9 @@ class Ticket(BaseModel):
     attempts: int = 0
     base: int = 0
     plan: str | None = None
+    at: int = 0
+    first_step: int = 0
+    unpinned: bool = False
 
     def deliver(
         self, *, user_id: str, project_id: str, epoch: int, generation: int, slot: int, last_event: int = 0

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from worker_space.api.deps import EXISTING, Idempotency, IdempotencyKey, Preference, Preferred, SessionId, Space
 from worker_space.api.pages import Listing, PageAsked, encode
 from worker_space.api.problems import documented, task_canceled, task_failed
-from worker_space.errors import InvalidRequest, TooLarge
+from worker_space.errors import TooLarge
 from worker_space.messages import MAX_CONTENT_BYTES, ChatSession, Message, MessageRequest, MessageResponse, NewSession
 from worker_space.space import UserWorkerSpace
 from worker_space.tasks import Task, TaskState
@@ -195,7 +195,9 @@ async def send_message(
     preference: Preferred,
     request: Request,
 ) -> Response:
-    """Messages of a session are answered in their order.
+    """Messages of a session are answered in their order, or as `on_busy` says.
+
+    Without a `target_agent` the session's agent answers, or the orchestrator chooses one or makes a plan.
 
     After about 25 s, or with `Prefer: respond-async`, the answer is 202 with the task's address. A run that ended
     without an answer is 502 (failed) or 409 (canceled).
@@ -214,11 +216,10 @@ async def send_message(
 async def start_chat(
     message: MessageBody, space: Space, idempotency: Idempotency, preference: Preferred, request: Request
 ) -> Response:
-    """As sending a message; the answer's `session_id` names the new session, whose agent is this message's."""
+    """As sending a message; the answer's `session_id` names the new session, whose agent is this message's, if any."""
     began = time.monotonic()
-    if message.target_agent is None:
-        raise InvalidRequest("name a target_agent: a new session has none of its own")
-    await space.get_agent(message.target_agent)
+    if message.target_agent is not None:
+        await space.get_agent(message.target_agent)
     title = message.content.strip().splitlines()[0][:_TITLE_CHARACTERS]
     new = NewSession(title=title, target_agent=message.target_agent)
     session = await space.sessions.create(space.tenant, new, repeat=idempotency.repeat("chat-session"))
@@ -236,7 +237,13 @@ async def _answer(
     began: float,
 ) -> Response:
     path = request.scope["path"]
-    sent = await space.send_task(session_id, message.content, message.target_agent, repeat=idempotency.repeat(kind))
+    sent = await space.send_task(
+        session_id,
+        message.content,
+        message.target_agent,
+        on_busy=message.on_busy,
+        repeat=idempotency.repeat(kind),
+    )
     left = began + _ANSWER_SECONDS - time.monotonic()
     reply = await space.wait_for_result(sent, seconds=max(0.0, min(preference.seconds, left)))
     headers = {} if preference.applied is None else {"Preference-Applied": preference.applied}

@@ -8,10 +8,10 @@ from worker_space.api.deps import EXISTING, ServicesOf, Space, TaskId
 from worker_space.api.pages import Listing, PageAsked, encode
 from worker_space.api.problems import documented
 from worker_space.api.services import Services
-from worker_space.bus import task_of
 from worker_space.errors import Conflict, NotFound
 from worker_space.projects import SpaceState, no_project
 from worker_space.records import Item
+from worker_space.steering import task_of
 from worker_space.steps import StepSummary, summaries
 from worker_space.tasks import Task, TaskState
 from worker_space.tenancy import Key, TenantContext

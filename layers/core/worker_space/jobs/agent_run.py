@@ -3,12 +3,13 @@
 import asyncio
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from worker_space.agents import Agent
 from worker_space.errors import RunError, TaskCanceled, ToolError
+from worker_space.jobs.deltas import Deltas
 from worker_space.jobs.journal import Journal
 from worker_space.models import AssistantTurn, ModelRequest, ToolCall, ToolResult, Turn, UserTurn
 from worker_space.ports import ContextMatch, Model
@@ -37,6 +38,7 @@ class AgentRun:
     """Runs one agent for one message; every step is journalled before the next begins.
 
     Args:
+        deltas: Makes what takes the text of one model call as it is produced.
         history: Earlier turns of the session, oldest first.
         recalled: What the agent remembers of matter like this.
         max_model_calls: After so many answers without an end the run fails: what is paid for is bounded.
@@ -50,6 +52,7 @@ class AgentRun:
         model: Model,
         tools: ToolContext,
         journal: Journal,
+        deltas: Callable[[], Deltas],
         question: str,
         history: Sequence[Turn],
         recalled: Sequence[ContextMatch],
@@ -60,6 +63,7 @@ class AgentRun:
         self._model = model
         self._tools = tools
         self._journal = journal
+        self._deltas = deltas
         self._question = question
         self._history = history
         self._recalled = recalled
@@ -83,7 +87,8 @@ class AgentRun:
             if progress.model_calls >= self._max_model_calls:
                 raise RunError(f"the model did not come to an answer within {self._max_model_calls} calls")
             began = time.monotonic()
-            reply = await self._model.request(self._tenant, self._request())
+            deltas = self._deltas()
+            reply = await deltas.during(self._model.request(self._tenant, self._request(), on_text=deltas.add))
             if not reply.tool_calls:
                 # The answer itself is saved by the transaction that ends the task.
                 progress.input_tokens += reply.usage.input_tokens

@@ -11,8 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from worker_space.clock import now_ms
+from worker_space.events import EventType, NewEvent, shown
 from worker_space.ledger import Claim, Ledger
 from worker_space.models import AssistantTurn, ModelReply, ToolCall, ToolResult, Turn
+from worker_space.records import Write
+from worker_space.steps import result_path, short_arguments
 from worker_space.texts import Texts
 
 __all__ = ["Journal"]
@@ -56,8 +59,15 @@ class Journal:
         """Read what earlier attempts have saved."""
         tenant = self._claim.delivery.tenant
         for item in await self._ledger.steps(tenant, self._claim.delivery.task):
-            self._follow(item["kind"], json.loads(await self._texts.read(tenant, item)))
-            self._number += 1
+            self._number = item["number"] + 1
+            # What came before a handover was another's: its tokens count, its conversation does not.
+            if item["number"] >= self._claim.delivery.first_step:
+                self._follow(item["kind"], json.loads(await self._texts.read(tenant, item)))
+
+    @property
+    def number(self) -> int:
+        """Of the next step."""
+        return self._number
 
     def effect(self) -> str:
         """The name of the next call's effect: the same at every attempt, and no other call's.
@@ -70,25 +80,46 @@ class Journal:
 
     async def model(self, reply: ModelReply, *, milliseconds: int) -> None:
         """Save a model's answer; stands before the tools it asks for."""
-        await self._save("model", {"reply": reply.model_dump(mode="json"), "ms": milliseconds})
+        calls = [{"name": call.name, "arguments": short_arguments(call.arguments)} for call in reply.tool_calls]
+        told = {"kind": "model", "tool_calls": calls, **({"text": shown(reply.content)} if reply.content else {})}
+        await self._save("model", {"reply": reply.model_dump(mode="json"), "ms": milliseconds}, told=told)
 
-    async def intent(self, call: ToolCall, intent: Mapping[str, Any]) -> None:
-        """Save what a tool is about to do; stands before its effect."""
-        await self._save("intent", {"call_id": call.id, "name": call.name, "intent": intent})
+    async def intent(
+        self, call: ToolCall, intent: Mapping[str, Any], *, also: Mapping[str, Write] | None = None
+    ) -> None:
+        """Save what a tool is about to do; stands before its effect.
+
+        Args:
+            also: What else must hold, by labels: see `Ledger.journal`.
+        """
+        await self._save("intent", {"call_id": call.id, "name": call.name, "intent": intent}, also=also)
 
     async def results(self, results: Sequence[ToolResult], *, effect: str | None = None, milliseconds: int) -> None:
         """Save what tools returned; stands before the next model call."""
         body = {"results": [result.model_dump(mode="json") for result in results], "ms": milliseconds}
-        await self._save("results", body | ({} if effect is None else {"effect": effect}))
+        shown_results = [
+            {"name": each.name, "path": result_path(each.content), "is_error": each.is_error} for each in results
+        ]
+        told = {"kind": "tool", "results": shown_results}
+        await self._save("results", body | ({} if effect is None else {"effect": effect}), told=told)
 
-    async def _save(self, kind: str, body: Mapping[str, Any]) -> None:
+    async def _save(
+        self,
+        kind: str,
+        body: Mapping[str, Any],
+        *,
+        told: Mapping[str, Any] | None = None,
+        also: Mapping[str, Write] | None = None,
+    ) -> None:
         # Escaped: half a surrogate pair, which a model may write as \\ud83d, has no UTF-8.
         tenant, text = self._claim.delivery.tenant, json.dumps(body)
         # The attempt is in the key: a worker that has lost the task must not overwrite its successor's text.
         key = f"{self._claim.delivery.task}/step/{self._number}.{self._claim.attempt}"
         kept = await self._texts.keep(tenant, key, text)
         step = {"number": self._number, "kind": kind, "at": now_ms(), "attempt": self._claim.attempt, **kept}
-        await self._ledger.journal(self._claim, self._number, step)
+        ids = {"task_id": self._claim.delivery.task, "agent_id": self._claim.delivery.agent}
+        events = [] if told is None else [NewEvent(type=EventType.STEP, data=told, **ids)]
+        await self._ledger.journal(self._claim, self._number, step, events=events, also=also)
         self._follow(kind, json.loads(text))
         self._number += 1
 

@@ -1,7 +1,6 @@
 """Take one delivery: claim its task, run the agent, end the task, and see to what follows from its end."""
 
 import asyncio
-import json
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
@@ -10,9 +9,19 @@ from typing import Final
 from worker_space.agents import Agent
 from worker_space.bus import AgentBus
 from worker_space.context import AgentContext, MemoryOfAgent
-from worker_space.ending import Ending, Outcome
-from worker_space.errors import ClaimLost, ConditionFailed, NotFound, RequestError, RunError, TaskCanceled, Unavailable
+from worker_space.ending import Ending, Outcome, canceled
+from worker_space.errors import (
+    ClaimLost,
+    Lost,
+    NotFound,
+    RequestError,
+    RunError,
+    TaskCanceled,
+    Unavailable,
+)
+from worker_space.events import EventType, NewEvent
 from worker_space.jobs.agent_run import AgentRun, Answer
+from worker_space.jobs.deltas import Deltas
 from worker_space.jobs.journal import Journal
 from worker_space.jobs.lease import Heartbeat
 from worker_space.jobs.settling import Settling
@@ -21,6 +30,7 @@ from worker_space.models import AssistantTurn, Turn, UserTurn
 from worker_space.ports import Files, Lease, Model, Queues, Records
 from worker_space.records import All, Item, Missing, Update
 from worker_space.registry import AgentRegistry, Home
+from worker_space.steps import effects_of
 from worker_space.tasks import Delivery, TaskState
 from worker_space.tenancy import Key, TenantContext
 from worker_space.texts import Texts
@@ -30,7 +40,6 @@ __all__ = ["TaskWorker", "attempts_spent"]
 
 _HISTORY_MESSAGES: Final = 20
 _HISTORY_CHARACTERS: Final = 60_000
-_EFFECTS_SHOWN: Final = 20
 _END_PAUSES: Final = (0.3, 1.0, 3.0)
 _log = logging.getLogger(__name__)
 
@@ -103,14 +112,21 @@ class TaskWorker:
             raise
 
     async def _give_back(self, claim: Claim, error: Unavailable, extend: Callable[[int], Awaitable[None]]) -> None:
-        """Note why the attempt ended, and let the next one begin soon, each later than the one before."""
+        """Note and tell why the attempt ended, and let the next one begin soon, each later than the one before."""
+        told = NewEvent(
+            type=EventType.ERROR,
+            task_id=claim.delivery.task,
+            agent_id=claim.delivery.agent,
+            data={"code": "unavailable", "message": str(error)[:500], "attempt": claim.attempt},
+        )
         why = Update(
             key=Key.task(claim.delivery.task), set={"last_error": str(error)[:500]}, when=All(*still_mine(claim))
         )
         try:
             await self._records.write(claim.delivery.tenant, why)
+            await self._ledger.tell(claim, [told])
             await extend(min(2**claim.attempt, self._visibility))
-        except (ConditionFailed, ClaimLost, Unavailable) as problem:
+        except (Lost, Unavailable) as problem:
             _log.info("task %s comes again when its message's time is over: %s", claim.delivery.task, problem)
 
     async def _home(self, tenant: TenantContext, *, fresh: bool = False) -> Home | None:
@@ -152,16 +168,10 @@ class TaskWorker:
                     code="attempts_spent",
                     content=attempts_spent(item),
                 ),
-                "canceled": _canceled(await self._effects(tenant, delivery.task)),
+                "canceled": canceled(await effects_of(self._ledger, self._texts, tenant, delivery.task)),
             }[refusal.why]
             if not await self._bus.end_waiting(tenant, item, outcome):
                 raise ClaimLost("the task has changed since it was looked at")
-
-    async def _effects(self, tenant: TenantContext, task_id: str) -> Sequence[str]:
-        """What earlier attempts have changed, by the journal."""
-        steps = [step for step in await self._ledger.steps(tenant, task_id) if step["kind"] == "results"]
-        bodies = [json.loads(await self._texts.read(tenant, step)) for step in steps]
-        return [body["effect"] for body in bodies if "effect" in body]
 
     # -- the run ---------------------------------------------------------------------------------
     async def _run(self, claim: Claim, current: Agent | None) -> None:
@@ -190,6 +200,7 @@ class TaskWorker:
                 model=self._model,
                 tools=tools,
                 journal=journal,
+                deltas=lambda: Deltas(self._ledger, claim),
                 question=question,
                 history=history,
                 recalled=recalled,
@@ -198,7 +209,7 @@ class TaskWorker:
             answer = await run.answer()
             outcome = await self._completed(claim, answer)
         except TaskCanceled:
-            outcome = _canceled(journal.progress.effects)
+            outcome = canceled(journal.progress.effects)
         except (RunError, RequestError) as error:
             # A request error is one of the agent's configuration: a model or tool that is served no more.
             outcome = Outcome(state=TaskState.FAILED, code="run_failed", content=str(error))
@@ -270,13 +281,14 @@ class TaskWorker:
             redispatch_ms=self._ledger.redispatch_ms,
             # Who was told that the task is to stop must not find an answer afterwards.
             when=mine if outcome.state is TaskState.CANCELED else All(mine, Missing("cancel_requested")),
+            events=claim.events,
             lost=lambda task: lost_or_canceled(claim, task),
         )
         try:
             deliveries = await self._end_or_try_again(delivery.tenant, ending, outcome)
         except TaskCanceled:
             facts = outcome.facts
-            outcome = replace(_canceled(effects), facts=facts)
+            outcome = replace(canceled(effects), facts=facts)
             deliveries = await self._end_or_try_again(delivery.tenant, replace(ending, when=mine), outcome)
         answer = outcome.content if outcome.state is TaskState.COMPLETED else None
         await self._settling.follow_up(delivery, deliveries, question=question, answer=answer)
@@ -296,10 +308,3 @@ def attempts_spent(item: Item) -> str:
     """What the user is told of a task that no attempt could finish."""
     text = f"The task was begun {item['attempt']} times and never came to its end."
     return f"{text} The last time: {item['last_error']}." if "last_error" in item else text
-
-
-def _canceled(effects: Sequence[str]) -> Outcome:
-    done = "; ".join(effects[:_EFFECTS_SHOWN]) if effects else "nothing was changed"
-    if len(effects) > _EFFECTS_SHOWN:
-        done += f"; and {len(effects) - _EFFECTS_SHOWN} more"
-    return Outcome(state=TaskState.CANCELED, content=f"Canceled by the user. Done before that: {done}.")

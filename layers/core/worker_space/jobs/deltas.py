@@ -1,0 +1,78 @@
+"""A model's text on its way to those who follow the session: collected, and told a few times a second.
+
+A piece of text is a preview. What counts is the step or the answer that comes after it, so nothing is told of an answer
+that is there before the first quarter of a second is over, and what is left when it comes is dropped.
+"""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any, Final, TypeVar
+
+from worker_space.errors import Unavailable
+from worker_space.events import EventType, NewEvent, shown
+from worker_space.ledger import Claim, Ledger
+
+__all__ = ["Deltas"]
+
+T = TypeVar("T")
+_EVERY_SECONDS: Final = 0.25
+_log = logging.getLogger(__name__)
+
+
+class Deltas:
+    """The text of one model call as it is produced.
+
+    Args:
+        every_seconds: Between two events.
+    """
+
+    def __init__(self, ledger: Ledger, claim: Claim, *, every_seconds: float = _EVERY_SECONDS) -> None:
+        self._ledger = ledger
+        self._claim = claim
+        self._every = every_seconds
+        self._pieces: list[str] = []
+        self._writing: asyncio.Future[None] | None = None
+
+    def add(self, text: str) -> None:
+        """Take a piece; it is told with others, soon."""
+        self._pieces.append(text)
+
+    async def during(self, call: Coroutine[Any, Any, T]) -> T:
+        """The result of a model call, while its text is told.
+
+        Raises:
+            ClaimLost: Another attempt has the task; the call was cut off.
+            TaskCanceled: The user canceled it; the call was cut off.
+        """
+        calling = asyncio.ensure_future(call)
+        telling = asyncio.ensure_future(self._tell())
+        try:
+            await asyncio.wait({calling, telling}, return_when=asyncio.FIRST_COMPLETED)
+            if telling.done():
+                # It never returns: what it raises says why the call is not wanted any more.
+                telling.result()
+            return await calling
+        finally:
+            calling.cancel()
+            telling.cancel()
+            # The next step counts its event on from the last one told: none may be under way any more, and a write
+            # that is cut off in its middle has an unknown outcome.
+            unfinished = [calling, telling] if self._writing is None else [calling, telling, self._writing]
+            await asyncio.gather(*unfinished, return_exceptions=True)
+
+    async def _tell(self) -> None:
+        while True:
+            await asyncio.sleep(self._every)
+            if not self._pieces:
+                continue
+            text, self._pieces = "".join(self._pieces), []
+            ids = {"task_id": self._claim.delivery.task, "agent_id": self._claim.delivery.agent}
+            told = shown(text)
+            data = {"kind": "text", "text": told["content"], "attempt": self._claim.attempt}
+            try:
+                written = self._ledger.tell(self._claim, [NewEvent(type=EventType.STEP, data=data, **ids)])
+                self._writing = asyncio.ensure_future(written)
+                await asyncio.shield(self._writing)
+            except Unavailable as error:
+                _log.info("a piece of text is not told: %s", error)
