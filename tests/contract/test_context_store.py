@@ -1,25 +1,23 @@
-"""The contract of `ports.ContextStore`, for the memory adapter and for Qdrant's REST interface."""
+"""The contract of `ports.ContextStore`: memory, and Qdrant in both layouts, by words alone and with meaning.
+
+What is found is compared, not its scores: they differ from layout to layout.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import replace
 
 import pytest
 
-from tests.servers import Request, http, server
+from tests.memories import AGENT, U1, U10, WordsOfMeaning, entry, found
 from tests.stand_ins import Endpoint
 from worker_space.adapters.memory_context import MemoryContext
 from worker_space.adapters.qdrant import QdrantContext
-from worker_space.errors import InvalidRequest, NotFound, Unavailable
+from worker_space.errors import InvalidRequest, NotFound
 from worker_space.lexical import AVERAGE_LENGTH, score
-from worker_space.ports import ContextEntry, ContextStore
+from worker_space.ports import ContextStore
 from worker_space.tenancy import Names, TenantContext
 
 pytestmark = pytest.mark.anyio
-
-U1 = TenantContext("u1", "p")
-U10 = TenantContext("u10", "p")
-AGENT = "agent_1"
 
 TEXTS = {
     "task_1": "Please analyse main.py\nmain.py reads the configuration and starts the server.",
@@ -27,34 +25,22 @@ TEXTS = {
     "task_3": "The parser in parse_config() raises ConfigError for duplicate keys.",
     "task_4": "Die Straße nach Österreich ist gesperrt. 東京都の天気は晴れ。",
 }
+KINDS = ["memory", "collection", "shared", "collection with meaning", "shared with meaning"]
 
 
-def entry(id_: str, text: str = "the invoice is open", **changes: object) -> ContextEntry:
-    made = ContextEntry(
-        id=id_, text=text, kind="interaction", created_at=1_700_000_000_000, task_id=id_, session_id="s"
-    )
-    return replace(made, **changes)  # type: ignore[arg-type]
-
-
-@pytest.fixture(params=["memory", "qdrant"])
+@pytest.fixture(params=KINDS)
 async def store(request: pytest.FixtureRequest, names: Names) -> AsyncIterator[ContextStore]:
     if request.param == "memory":
         yield MemoryContext(names)
         return
     endpoint: Endpoint = request.getfixturevalue("qdrant")
-    context = QdrantContext(endpoint.url, endpoint.secret, names)
+    layout, _, meaning = request.param.partition(" with ")
+    embedder = WordsOfMeaning() if meaning else None
+    context = QdrantContext(endpoint.url, endpoint.secret, names, embedder=embedder, layout=layout)
     try:
         yield context
     finally:
         await context.close()
-
-
-async def found(
-    store: ContextStore, tenant: TenantContext, query: str, agent_id: str = AGENT, **more: int
-) -> list[str]:
-    matches = await store.search(tenant, agent_id, query, limit=10, **more)
-    assert [match.score for match in matches] == sorted((match.score for match in matches), reverse=True)
-    return [match.entry.id for match in matches]
 
 
 async def test_the_entry_that_shares_words_with_the_query_is_found_first(store: ContextStore) -> None:
@@ -64,8 +50,18 @@ async def test_the_entry_that_shares_words_with_the_query_is_found_first(store: 
     assert (await found(store, U1, "Which invoices are paid?"))[0] == "task_2"
     assert (await found(store, U1, "what does parseConfig raise"))[0] == "task_3"
     assert (await found(store, U1, "analysing MAIN.PY"))[0] == "task_1"
+    assert (await found(store, U1, "STRASSE"))[0] == "task_4"
+    assert (await found(store, U1, "東京"))[0] == "task_4"
+
+
+@pytest.mark.parametrize("store", ["memory", "collection", "shared"], indirect=True)
+async def test_by_words_alone_nothing_is_found_that_shares_none(store: ContextStore) -> None:
+    await store.ensure(U1, AGENT)
+    for id_, text in TEXTS.items():
+        await store.add(U1, AGENT, entry(id_, text))
     assert await found(store, U1, "STRASSE") == ["task_4"]
     assert await found(store, U1, "東京") == ["task_4"]
+    assert await found(store, U1, "elephants") == []
 
 
 async def test_an_entry_comes_back_as_it_was_stored(store: ContextStore) -> None:
@@ -78,6 +74,16 @@ async def test_an_entry_comes_back_as_it_was_stored(store: ContextStore) -> None
     assert {match.entry.id: match.entry for match in matches} == {"task_1": full, "note_1": note}
 
 
+async def test_whatever_shares_a_word_with_the_query_is_found(store: ContextStore) -> None:
+    await store.ensure(U1, AGENT)
+    for id_, text in TEXTS.items():
+        await store.add(U1, AGENT, entry(id_, text))
+    query = "the open invoice of the server in main.py"
+    scores = dict(zip(TEXTS, score(query, list(TEXTS.values())), strict=True))
+    assert {id_ for id_, value in scores.items() if value} <= set(await found(store, U1, query))
+
+
+@pytest.mark.parametrize("store", ["memory", "collection"], indirect=True)
 async def test_scores_are_the_documented_bm25(store: ContextStore) -> None:
     await store.ensure(U1, AGENT)
     for id_, text in TEXTS.items():
@@ -127,6 +133,47 @@ async def test_only_the_asked_generation_is_recalled(store: ContextStore) -> Non
     assert await found(store, U1, "invoice") == ["task_1"]
     assert await found(store, U1, "invoice", generation=2) == ["task_2"]
     assert await found(store, U1, "invoice", generation=3) == []
+
+
+async def test_only_the_asked_generation_is_listed_and_without_one_all(store: ContextStore) -> None:
+    await store.ensure(U1, AGENT)
+    for number in range(6):
+        await store.add(U1, AGENT, entry(f"task_{number}", generation=1 + number % 2))
+    listed, after = await store.entries(U1, AGENT, limit=2, generation=2)
+    rest, end = await store.entries(U1, AGENT, limit=2, generation=2, after=after)
+    assert {stored.id for stored in [*listed, *rest]} == {"task_1", "task_3", "task_5"}
+    assert (len(listed), end) == (2, None)
+    assert len((await store.entries(U1, AGENT, limit=9))[0]) == 6
+
+
+async def test_one_entry_is_removed_and_told_from_a_missing_one(store: ContextStore) -> None:
+    assert await store.remove(U1, AGENT, "task_1") is False
+    for owner in ((U1, AGENT), (U10, AGENT), (U1, "agent_2")):
+        await store.ensure(*owner)
+        await store.add(*owner, entry("task_1"))
+    await store.add(U1, AGENT, entry("task_2"))
+    assert await store.remove(U1, AGENT, "task_1") is True
+    assert await store.remove(U1, AGENT, "task_1") is False
+    assert await store.remove(U1, AGENT, "") is False
+    assert await found(store, U1, "invoice") == ["task_2"]
+    assert await found(store, U10, "invoice") == await found(store, U1, "invoice", "agent_2") == ["task_1"]
+    await store.add(U1, AGENT, entry("task_1"))
+    assert set(await found(store, U1, "invoice")) == {"task_1", "task_2"}
+
+
+async def test_earlier_generations_are_cleared_and_later_ones_and_other_agents_stay(store: ContextStore) -> None:
+    await store.clear(U1, AGENT, before=5)
+    for owner in ((U1, AGENT), (U10, AGENT), (U1, "agent_2")):
+        await store.ensure(*owner)
+        for generation in (1, 2, 3):
+            await store.add(*owner, entry(f"task_{generation}", generation=generation))
+    await store.clear(U1, AGENT, before=3)
+    assert [stored.id for stored in (await store.entries(U1, AGENT, limit=9))[0]] == ["task_3"]
+    for owner in ((U10, AGENT), (U1, "agent_2")):
+        assert len((await store.entries(*owner, limit=9))[0]) == 3
+    # The memory itself is still there.
+    await store.add(U1, AGENT, entry("task_4", generation=3))
+    assert set(await found(store, U1, "invoice", generation=3)) == {"task_3", "task_4"}
 
 
 async def test_storing_an_entry_again_replaces_it(store: ContextStore) -> None:
@@ -225,80 +272,42 @@ async def test_what_one_agent_stored_no_other_agent_or_tenant_finds_or_drops(sto
         assert left == [False] * (dropped + 1) + [True] * (len(HOSTILE) - dropped - 1)
 
 
+async def test_nothing_remains_of_a_tenant_whose_memory_is_dropped_and_all_of_the_others(store: ContextStore) -> None:
+    assert await store.remains(U1) == 0
+    await store.drop_all(U1)
+    for tenant, agent_id in HOSTILE:
+        await store.ensure(tenant, agent_id)
+        await store.add(tenant, agent_id, entry("task_1", "secret"))
+    assert all([await store.remains(tenant) for tenant, _ in HOSTILE])
+    await store.drop_all(U1)
+    left = [bool(await store.search(*owner, "secret", limit=1)) for owner in HOSTILE]
+    assert left == [tenant != U1 for tenant, _ in HOSTILE]
+    assert [bool(await store.remains(tenant)) for tenant, _ in HOSTILE] == left
+    for tenant, agent_id in HOSTILE:
+        if tenant == U1:
+            with pytest.raises(NotFound):
+                await store.add(tenant, agent_id, entry("task_2", "secret"))
+    assert await store.remains(U1) == 0
+    for tenant, _ in HOSTILE:
+        await store.drop_all(tenant)
+        assert await store.remains(tenant) == 0
+
+
+async def test_an_agent_with_an_empty_memory_remains_until_it_is_dropped(store: ContextStore) -> None:
+    await store.ensure(U1, AGENT)
+    assert await store.remains(U1) == 1
+    await store.drop(U1, AGENT)
+    assert await store.remains(U1) == 0
+
+
+async def test_dropping_and_writing_at_once_leaves_nothing_that_is_found(store: ContextStore) -> None:
+    for _ in range(5):
+        await store.ensure(U1, AGENT)
+        writes = [store.add(U1, AGENT, entry(f"task_{number}")) for number in range(4)]
+        outcomes = await asyncio.gather(*writes, store.drop(U1, AGENT), return_exceptions=True)
+        assert {type(outcome) for outcome in outcomes} <= {type(None), NotFound}
+        assert await store.remains(U1) == 0
+
+
 async def test_a_living_store_answers_a_ping(store: ContextStore) -> None:
     await store.ping()
-
-
-# -- the Qdrant adapter's own promises -------------------------------------------------------------------------------
-
-
-async def test_a_wrong_key_is_unavailability_and_is_not_repeated_to_the_caller(qdrant: Endpoint, names: Names) -> None:
-    context = QdrantContext(qdrant.url, "not-the-key", names)
-    for call in (context.ping(), context.ensure(U1, AGENT), context.search(U1, AGENT, "invoice", limit=1)):
-        with pytest.raises(Unavailable) as caught:
-            await call
-        assert caught.value.dependency == "qdrant"
-        assert "not-the-key" not in str(caught.value)
-        assert "u1" not in str(caught.value)
-    await context.close()
-
-
-async def test_every_search_asks_for_success_and_generation_in_the_agents_own_collection(names: Names) -> None:
-    def answer(request: Request) -> bytes | None:
-        return http(200, b'{"result": {"points": []}, "status": "ok", "time": 0}')
-
-    with server(answer) as (url, requests):
-        context = QdrantContext(url, "key", names)
-        assert await context.search(U1, AGENT, "invoice", limit=3, generation=7) == []
-        await context.close()
-    (request,) = requests
-    assert request.path == f"/collections/{names.collection(U1, AGENT)}/points/query"
-    assert request.body["filter"] == {
-        "must": [{"key": "success", "match": {"value": True}}, {"key": "generation", "match": {"value": 7}}]
-    }
-    assert (request.body["using"], request.body["limit"]) == ("text", 3)
-
-
-async def test_a_point_of_another_owner_is_never_handed_out(names: Names) -> None:
-    def point(tenant: TenantContext, agent_id: str) -> str:
-        owner = f'"tenant": "{tenant.token}", "agent_id": "{agent_id}"'
-        rest = '"id": "x", "text": "t", "kind": "note", "created_at": 1, "task_id": null, "session_id": null'
-        return (
-            f'{{"id": 1, "version": 1, "score": 1, "payload": {{{owner}, {rest}, "success": true, "generation": 1}}}}'
-        )
-
-    points = ",".join([point(U10, AGENT), point(U1, "agent_10"), point(U1, AGENT)])
-
-    def answer(request: Request) -> bytes | None:
-        return http(200, f'{{"result": {{"points": [{points}]}}, "status": "ok", "time": 0}}'.encode())
-
-    with server(answer) as (url, _):
-        context = QdrantContext(url, "key", names)
-        assert len(await context.search(U1, AGENT, "invoice", limit=3)) == 1
-        await context.close()
-
-
-async def test_a_half_made_collection_is_completed(names: Names) -> None:
-    made = (
-        b'{"result": {"status": "green", "optimizer_status": "ok", "segments_count": 1, "config": {"params": {}, '
-        b'"hnsw_config": {"m": 16, "ef_construct": 100, "full_scan_threshold": 10000}, "optimizer_config": '
-        b'{"deleted_threshold": 0.2, "vacuum_min_vector_number": 1000, "default_segment_number": 0, '
-        b'"flush_interval_sec": 5}}, "payload_schema": {"success": {"data_type": "bool", "points": 0}}}, '
-        b'"status": "ok", "time": 0}'
-    )
-
-    def answer(request: Request) -> bytes | None:
-        if request.method == "GET":
-            return http(200, made)
-        return http(200, b'{"result": {"operation_id": 1, "status": "completed"}, "status": "ok", "time": 0}')
-
-    with server(answer) as (url, requests):
-        context = QdrantContext(url, "key", names)
-        await context.ensure(U1, AGENT)
-        await context.close()
-    collection = f"/collections/{names.collection(U1, AGENT)}"
-    assert [(request.method, request.path.partition("?")[0]) for request in requests] == [
-        ("GET", collection),
-        ("PUT", f"{collection}/index"),
-    ]
-    assert requests[1].body == {"field_name": "generation", "field_schema": "integer"}

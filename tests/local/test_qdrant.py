@@ -143,6 +143,17 @@ def test_payload_indexes_are_remembered(client: QdrantClient) -> None:
     assert set(client.get_collection("c").payload_schema) == {"agent"}
 
 
+def test_a_collection_gets_further_vectors_and_keeps_its_points(client: QdrantClient) -> None:
+    fill(client)
+    more = models.DenseVectorNameConfig(dense=models.DenseVectorConfig(size=2, distance=models.Distance.COSINE))
+    for _ in range(2):
+        client.create_vector_name("c", "more", more)
+    client.upsert("c", [models.PointStruct(id=1, vector={"more": [1.0, 0.0]})])
+    assert [point.id for point in client.query_points("c", query=[1.0, 0.0], using="more").points] == [1]
+    assert client.count("c").count == 7
+    assert status(client.create_vector_name, "none", "more", more) == 404
+
+
 def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
     for wanted in (0, 6):
         collections = Collections(tmp_path)

@@ -67,6 +67,7 @@ class Collections:
                 ("DELETE", name, self._delete_collection),
                 ("PUT", name + "/index", self._create_index),
                 ("DELETE", name + r"/index/(?P<field>.+)", self._delete_index),
+                ("PUT", name + r"/vectors/(?P<vector>[^/]+)", self._create_vector),
                 ("PUT", name + "/points", self._upsert),
                 ("POST", name + "/points", self._retrieve),
                 ("POST", name + "/points/query", self._query),
@@ -148,6 +149,10 @@ class Collections:
     def _delete_index(self, match: re.Match[str], content: bytes) -> Any:
         self._indexes.get(match["name"], {}).pop(match["field"], None)
         self._save_indexes()
+        return _DONE
+
+    def _create_vector(self, match: re.Match[str], content: bytes) -> Any:
+        self._client.create_vector_name(match["name"], match["vector"], _read(models.VectorNameConfig, content))
         return _DONE
 
     def _save_indexes(self) -> None:

@@ -56,7 +56,13 @@ class MemoryContext:
         return sorted(matches, key=lambda match: -match.score)[:limit]
 
     async def entries(
-        self, tenant: TenantContext, agent_id: str, *, limit: int, after: str | None = None
+        self,
+        tenant: TenantContext,
+        agent_id: str,
+        *,
+        limit: int,
+        after: str | None = None,
+        generation: int | None = None,
     ) -> tuple[Sequence[ContextEntry], str | None]:
         """A page of the agent's entries, in order of their point ids, and where to go on.
 
@@ -70,14 +76,42 @@ class MemoryContext:
                 raise InvalidRequest(
                     f"{after[:80]!r} is no place in a context listing: use the one a page gave"
                 ) from None
-        points = [(point, entry) for point, entry in self._sorted(tenant, agent_id) if after is None or point >= after]
+        points = [
+            (point, entry)
+            for point, entry in self._sorted(tenant, agent_id)
+            if (after is None or point >= after) and generation in (None, entry.generation)
+        ]
         following = points[limit][0] if len(points) > limit else None
         return [entry for _, entry in points[:limit]], following
+
+    async def remove(self, tenant: TenantContext, agent_id: str, entry_id: str) -> bool:
+        """Delete one entry; whether it was there."""
+        with self._lock:
+            collection = self._collections.get(self._names.collection(tenant, agent_id), {})
+            return collection.pop(self._names.point(tenant, agent_id, entry_id), None) is not None
+
+    async def clear(self, tenant: TenantContext, agent_id: str, *, before: int) -> None:
+        """Delete the entries of all generations below `before`; a missing memory is no error."""
+        with self._lock:
+            collection = self._collections.get(self._names.collection(tenant, agent_id), {})
+            for point in [point for point, entry in collection.items() if entry.generation < before]:
+                del collection[point]
 
     async def drop(self, tenant: TenantContext, agent_id: str) -> None:
         """Delete the agent's collection; a missing one is no error."""
         with self._lock:
             self._collections.pop(self._names.collection(tenant, agent_id), None)
+
+    async def drop_all(self, tenant: TenantContext) -> None:
+        """Delete all collections of the tenant."""
+        with self._lock:
+            for name in self._mine(tenant):
+                del self._collections[name]
+
+    async def remains(self, tenant: TenantContext) -> int:
+        """How many collections and entries of the tenant there are."""
+        with self._lock:
+            return sum(1 + len(self._collections[name]) for name in self._mine(tenant))
 
     async def ping(self) -> None:
         """Memory is always there."""
@@ -85,3 +119,6 @@ class MemoryContext:
     def _sorted(self, tenant: TenantContext, agent_id: str) -> list[tuple[str, ContextEntry]]:
         with self._lock:
             return sorted(self._collections.get(self._names.collection(tenant, agent_id), {}).items())
+
+    def _mine(self, tenant: TenantContext) -> list[str]:
+        return [name for name in self._collections if name.startswith(self._names.collections(tenant))]

@@ -1,62 +1,35 @@
-"""Agent memory in Qdrant: one collection per agent, so that no filter has to keep agents or tenants apart.
+"""Agent memory in Qdrant: found by words (BM25 with IDF) and, where there is an embedder, by meaning, fused by rank."""
 
-Importing the client takes over a second in a cold environment. It happens on first use, in a worker thread, and
-outside the deadline of the call that needed it.
-"""
-
-import asyncio
+import logging
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-from worker_space.adapters.breaker import Breaker
+from worker_space.adapters.qdrant_connection import WRONG_INPUT, QdrantConnection
+from worker_space.adapters.qdrant_layouts import AgentCollections, Layout, SharedCollection, add_missing_vector
+from worker_space.adapters.qdrant_points import (
+    MARK,
+    TEXT,
+    Vector,
+    dense_name,
+    entry_of,
+    equals,
+    payload_of,
+    vectors_of,
+)
+from worker_space.adapters.qdrant_remains import QdrantRemains
 from worker_space.errors import InvalidRequest, NotFound, Unavailable
-from worker_space.lexical import query_vector, sparse_vector
-from worker_space.ports import ContextEntry, ContextMatch
+from worker_space.lexical import query_vector
+from worker_space.ports import ContextEntry, ContextMatch, Embedder
 from worker_space.tenancy import Names, TenantContext
 
 if TYPE_CHECKING:
-    from qdrant_client import AsyncQdrantClient
+    from qdrant_client import AsyncQdrantClient, models
 
 __all__ = ["QdrantContext"]
 
-_T = TypeVar("_T")
-
-_DEPENDENCY: Final = "qdrant"
-_TEXT: Final = "text"
-_FILTERED: Final = {"success": "bool", "generation": "integer"}
-_NOT_FOUND: Final = 404
-_CONFLICT: Final = 409
-_SERVER_ERROR: Final = 500
-
-
-def _client(url: str, api_key: str | None) -> "AsyncQdrantClient":
-    import httpx
-    from qdrant_client import AsyncQdrantClient
-
-    return AsyncQdrantClient(
-        url=url,
-        # As a header: given as `api_key` it makes the client warn about plain HTTP, which the embedded stack speaks.
-        headers={"api-key": api_key} if api_key else None,
-        check_compatibility=False,
-        # The deadline is the breaker's; this one only ends a request that nobody waits for any more.
-        timeout=5,
-        # Without limits of ours the client opens a new connection for every request to this machine.
-        limits=httpx.Limits(max_connections=32, max_keepalive_connections=8),
-    )
-
-
-def _failure(error: Exception) -> str | None:
-    from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
-
-    if isinstance(error, UnexpectedResponse):
-        return f"HTTP {error.status_code}" if (error.status_code or _SERVER_ERROR) >= _SERVER_ERROR else None
-    if isinstance(error, ResponseHandlingException):
-        return type(error.source).__name__
-    # The client asserts the shape of an answer, or stumbles over it.
-    if isinstance(error, (ApiException, AssertionError, AttributeError, LookupError, TypeError, ValueError)):
-        return type(error).__name__
-    return None
+_LEAST_CANDIDATES: Final = 40
+_log = logging.getLogger(__name__)
 
 
 class QdrantContext:
@@ -65,90 +38,112 @@ class QdrantContext:
     Args:
         url: QDRANT_URL; without a port, 6333.
         api_key: QDRANT_API_KEY; a key that reads and writes every collection of the stack.
-        names: Spells collections and points.
+        names: Spells collections, owners and points.
+        embedder: Gives texts their dense vectors. While it does not answer, entries are stored and searched by their
+            words alone, and are found by these for ever.
+        layout: `collection` for each agent, or one `shared` by all.
         timeout_seconds: Deadline of each call. After a call without an answer further ones fail at once for 2 s.
+        refused: Called when the server does not accept the key.
     """
 
-    def __init__(self, url: str, api_key: str | None, names: Names, *, timeout_seconds: float = 1.8) -> None:
-        self._url = url
-        self._api_key = api_key
+    def __init__(
+        self,
+        url: str,
+        api_key: str | None,
+        names: Names,
+        *,
+        embedder: Embedder | None = None,
+        layout: Literal["collection", "shared"] = "collection",
+        timeout_seconds: float = 1.8,
+        refused: Callable[[], None] | None = None,
+    ) -> None:
         self._names = names
-        self._breaker = Breaker(_DEPENDENCY, _failure, timeout_seconds=timeout_seconds)
-        self._connecting = asyncio.Lock()
-        self._connected: AsyncQdrantClient | None = None
+        self._embedder = embedder
+        kind = SharedCollection if layout == "shared" else AgentCollections
+        self._layout: Layout = kind(names, embedder)
+        self._run = QdrantConnection(url, api_key, timeout_seconds=timeout_seconds, refused=refused)
+        self._remains = QdrantRemains(self._run, names)
 
     async def ensure(self, tenant: TenantContext, agent_id: str) -> None:
-        """Make sure that the agent's collection exists with its indexes; one request when it does."""
-        collection = self._names.collection(tenant, agent_id)
-
-        async def call(client: "AsyncQdrantClient") -> None:
-            from qdrant_client import models
-            from qdrant_client.http.exceptions import UnexpectedResponse
-
-            indexed: Mapping[str, Any] = {}
-            try:
-                indexed = (await client.get_collection(collection)).payload_schema
-            except UnexpectedResponse as error:
-                if error.status_code != _NOT_FOUND:
-                    raise
-                await self._create(client, collection)
-            # Qdrant Cloud refuses filters on fields without an index, and a creator may have died before this point.
-            for field, kind in _FILTERED.items():
-                if field not in indexed:
-                    await client.create_payload_index(collection, field, models.PayloadSchemaType(kind))
-
-        await self._run(call)
+        """Make sure that the agent's memory exists with its indexes; one or two requests when it does."""
+        await self._run(lambda client: self._layout.ensure(client, tenant, agent_id))
 
     async def add(self, tenant: TenantContext, agent_id: str, entry: ContextEntry) -> None:
         """Store an entry under its deterministic point id; the same entry again replaces itself.
 
         Raises:
-            NotFound: The collection does not exist; it is not made.
+            NotFound: The agent's memory does not exist; it is not made.
         """
+        dense = await self._dense(tenant, entry.text)
+        collection = self._layout.collection(tenant, agent_id)
+        point = self._names.point(tenant, agent_id, entry.id)
+        payload = payload_of(self._names.owner(tenant, agent_id), entry)
 
-        async def call(client: "AsyncQdrantClient") -> None:
+        async def call(client: "AsyncQdrantClient") -> bool:
             from qdrant_client import models
+            from qdrant_client.http.exceptions import UnexpectedResponse
 
-            indices, values = sparse_vector(entry.text)
-            await client.upsert(
-                self._names.collection(tenant, agent_id),
-                [
-                    models.PointStruct(
-                        id=self._names.point(tenant, agent_id, entry.id),
-                        vector={_TEXT: models.SparseVector(indices=indices, values=values)},
-                        payload=_payload(tenant, agent_id, entry),
-                    )
-                ],
-                wait=True,
-            )
+            async def upsert(dense: Mapping[str, Vector]) -> None:
+                made = models.PointStruct(id=point, vector=vectors_of(entry.text, dense), payload=payload)
+                await client.upsert(collection, [made], wait=True)
 
-        await self._run(call)
+            try:
+                await upsert(dense)
+            except UnexpectedResponse as error:
+                if error.status_code != WRONG_INPUT or self._embedder is None or not dense:
+                    raise
+                # Made when there was no embedder, or another one.
+                await add_missing_vector(client, collection, self._embedder)
+                try:
+                    await upsert(dense)
+                except UnexpectedResponse as again:
+                    if again.status_code != WRONG_INPUT:
+                        raise
+                    await upsert({})
+            if await self._layout.exists(client, tenant, agent_id):
+                return True
+            await client.delete(collection, self._one(tenant, agent_id, point), wait=True)
+            return False
+
+        if not await self._run(call):
+            raise NotFound("this agent has no context collection")
 
     async def search(
         self, tenant: TenantContext, agent_id: str, query: str, *, limit: int, generation: int = 1
     ) -> Sequence[ContextMatch]:
-        """The best successful entries of this generation, best first; empty without a collection or meaningful word."""
+        """The best successful entries of this generation, best first, in one request.
+
+        Empty without a memory or a meaningful word.
+        """
         indices, values = query_vector(query)
         if not indices:
             return []
+        dense = await self._dense(tenant, query)
+        owner = self._names.owner(tenant, agent_id)
 
         async def call(client: "AsyncQdrantClient") -> Sequence[ContextMatch]:
             from qdrant_client import models
+            from qdrant_client.http.exceptions import UnexpectedResponse
 
-            answer = await client.query_points(
-                self._names.collection(tenant, agent_id),
-                query=models.SparseVector(indices=indices, values=values),
-                using=_TEXT,
-                query_filter=models.Filter(
-                    must=[
-                        models.FieldCondition(key="success", match=models.MatchValue(value=True)),
-                        models.FieldCondition(key="generation", match=models.MatchValue(value=generation)),
-                    ]
-                ),
-                limit=limit,
-                with_payload=True,
-            )
-            found = ((_entry(tenant, agent_id, point.payload), point.score) for point in answer.points)
+            words = models.SparseVector(indices=indices, values=values)
+            mine = self._layout.mine(tenant, agent_id)
+            wanted = models.Filter(must=[*mine, *equals(success=True, generation=generation)])
+
+            async def query_points(dense: Mapping[str, Vector], corpus: bool) -> models.QueryResponse:
+                asked = _asked(words, dense, wanted, limit, corpus=mine if corpus else [], ranks=self._layout.shared)
+                collection = self._layout.collection(tenant, agent_id)
+                return await client.query_points(
+                    collection, query_filter=wanted, limit=limit, with_payload=True, **asked
+                )
+
+            try:
+                answer = await query_points(dense, self._layout.shared)
+            except UnexpectedResponse as error:
+                if error.status_code != WRONG_INPUT or not (dense or self._layout.shared):
+                    raise
+                # The collection lacks these vectors, or the server is too old for what was asked beside the words.
+                answer = await query_points({}, False)
+            found = ((entry_of(owner, point.payload), point.score) for point in answer.points)
             return [ContextMatch(entry=entry, score=score) for entry, score in found if entry is not None]
 
         try:
@@ -157,7 +152,13 @@ class QdrantContext:
             return []
 
     async def entries(
-        self, tenant: TenantContext, agent_id: str, *, limit: int, after: str | None = None
+        self,
+        tenant: TenantContext,
+        agent_id: str,
+        *,
+        limit: int,
+        after: str | None = None,
+        generation: int | None = None,
     ) -> tuple[Sequence[ContextEntry], str | None]:
         """A page of the agent's entries, in order of their point ids, and where to go on.
 
@@ -171,12 +172,22 @@ class QdrantContext:
                 raise InvalidRequest(
                     f"{after[:80]!r} is no place in a context listing: use the one a page gave"
                 ) from None
+        owner = self._names.owner(tenant, agent_id)
 
         async def call(client: "AsyncQdrantClient") -> tuple[Sequence[ContextEntry], str | None]:
+            from qdrant_client import models
+
+            must = self._layout.mine(tenant, agent_id)
+            if generation is not None:
+                must += equals(generation=generation)
             records, following = await client.scroll(
-                self._names.collection(tenant, agent_id), limit=limit, offset=after, with_payload=True
+                self._layout.collection(tenant, agent_id),
+                scroll_filter=models.Filter(must=must, must_not=equals(kind=MARK) if self._layout.shared else None),
+                limit=limit,
+                offset=after,
+                with_payload=True,
             )
-            found = (_entry(tenant, agent_id, record.payload) for record in records)
+            found = (entry_of(owner, record.payload) for record in records)
             return [entry for entry in found if entry is not None], None if following is None else str(following)
 
         try:
@@ -184,12 +195,52 @@ class QdrantContext:
         except NotFound:
             return [], None
 
-    async def drop(self, tenant: TenantContext, agent_id: str) -> None:
-        """Delete the agent's collection; a missing one is no error."""
+    async def remove(self, tenant: TenantContext, agent_id: str, entry_id: str) -> bool:
+        """Delete one entry; whether it was there."""
+        collection = self._layout.collection(tenant, agent_id)
+
+        async def call(client: "AsyncQdrantClient") -> bool:
+            one = self._one(tenant, agent_id, self._names.point(tenant, agent_id, entry_id))
+            if not (await client.count(collection, count_filter=one.filter, exact=True)).count:
+                return False
+            await client.delete(collection, one, wait=True)
+            return True
+
         try:
-            await self._run(lambda client: client.delete_collection(self._names.collection(tenant, agent_id)))
+            # An empty id would name the mark of a shared collection.
+            return bool(entry_id) and await self._run(call)
+        except NotFound:
+            return False
+
+    async def clear(self, tenant: TenantContext, agent_id: str, *, before: int) -> None:
+        """Delete the entries of all generations below `before`; a missing memory is no error."""
+
+        async def call(client: "AsyncQdrantClient") -> None:
+            from qdrant_client import models
+
+            earlier = models.FieldCondition(key="generation", range=models.Range(lt=before))
+            old = models.FilterSelector(filter=models.Filter(must=[*self._layout.mine(tenant, agent_id), earlier]))
+            await client.delete(self._layout.collection(tenant, agent_id), old, wait=True)
+
+        try:
+            await self._run(call)
         except NotFound:
             return
+
+    async def drop(self, tenant: TenantContext, agent_id: str) -> None:
+        """Delete the agent's memory; a missing one is no error."""
+        try:
+            await self._run(lambda client: self._layout.drop(client, tenant, agent_id))
+        except NotFound:
+            return
+
+    async def drop_all(self, tenant: TenantContext) -> None:
+        """Delete the tenant's collections and its points in the shared one, whatever the layout is now."""
+        await self._remains.drop_all(tenant)
+
+    async def remains(self, tenant: TenantContext) -> int:
+        """The tenant's collections and the points in them, and its points in the shared collection, asked anew."""
+        return await self._remains.count(tenant)
 
     async def ping(self) -> None:
         """Ask the server for a sign of life, with the key that the other calls use."""
@@ -197,68 +248,54 @@ class QdrantContext:
 
     async def close(self) -> None:
         """Close the connections; the next call would open new ones."""
-        client, self._connected = self._connected, None
-        if client is not None:
-            await client.close()
+        await self._run.close()
 
-    async def _create(self, client: "AsyncQdrantClient", collection: str) -> None:
+    # -- within ----------------------------------------------------------------------------------
+    async def _dense(self, tenant: TenantContext, text: str) -> Mapping[str, Vector]:
+        """The text's dense vector by its name; none without an embedder, or while that does not answer."""
+        if self._embedder is None:
+            return {}
+        try:
+            (vector,) = await self._embedder.embed(tenant, [text])
+        except Unavailable as error:
+            _log.warning("context is stored and searched by words alone: %s", error)
+            return {}
+        return {dense_name(self._embedder): vector}
+
+    def _one(self, tenant: TenantContext, agent_id: str, point: str) -> "models.FilterSelector":
+        """One point, if it is the agent's: a filter, because Qdrant takes plain ids from whoever names them."""
         from qdrant_client import models
-        from qdrant_client.http.exceptions import UnexpectedResponse
 
-        try:
-            await client.create_collection(
-                collection,
-                vectors_config={},
-                sparse_vectors_config={_TEXT: models.SparseVectorParams(modifier=models.Modifier.IDF)},
-            )
-        except UnexpectedResponse as error:
-            if error.status_code != _CONFLICT:  # otherwise another invocation made it first
-                raise
-
-    async def _run(self, call: Callable[["AsyncQdrantClient"], Awaitable[_T]], *, even_if_open: bool = False) -> _T:
-        async with self._connecting:
-            if self._connected is None:
-                self._connected = await asyncio.to_thread(_client, self._url, self._api_key)
-            client = self._connected
-        from qdrant_client.common.client_exceptions import QdrantException
-        from qdrant_client.http.exceptions import UnexpectedResponse
-
-        try:
-            return await self._breaker(lambda: call(client), even_if_open=even_if_open)
-        except UnexpectedResponse as error:
-            if error.status_code == _NOT_FOUND:
-                raise NotFound("this agent has no context collection") from error
-            raise Unavailable(_DEPENDENCY, f"HTTP {error.status_code}") from error
-        except QdrantException as error:
-            raise Unavailable(_DEPENDENCY, "HTTP 429") from error
+        must = [*self._layout.mine(tenant, agent_id), models.HasIdCondition(has_id=[point])]
+        return models.FilterSelector(filter=models.Filter(must=must))
 
 
-def _payload(tenant: TenantContext, agent_id: str, entry: ContextEntry) -> dict[str, Any]:
-    return {
-        "tenant": tenant.token,
-        "agent_id": agent_id,
-        "id": entry.id,
-        "text": entry.text,
-        "kind": entry.kind,
-        "created_at": entry.created_at,
-        "task_id": entry.task_id,
-        "session_id": entry.session_id,
-        "success": entry.success,
-        "generation": entry.generation,
-    }
+def _asked(
+    words: "models.SparseVector",
+    dense: Mapping[str, Vector],
+    wanted: "models.Filter",
+    limit: int,
+    *,
+    corpus: "Sequence[models.Condition]",
+    ranks: bool,
+) -> dict[str, Any]:
+    """What `query_points` is asked for: the words alone, or words and meaning fused by their ranks (RRF).
 
+    Args:
+        corpus: Whose entries say how rare a word is; without, all of the collection.
+        ranks: Score by ranks in any case: in a shared collection a word's score would tell how many others use it.
+    """
+    from qdrant_client import models
 
-def _entry(tenant: TenantContext, agent_id: str, payload: Mapping[str, Any] | None) -> ContextEntry | None:
-    """The entry of a payload; `None` for one that is not this agent's, which no collection of ours holds."""
-    if payload is None or (payload.get("tenant"), payload.get("agent_id")) != (tenant.token, agent_id):
-        return None
-    return ContextEntry(
-        id=payload["id"],
-        text=payload["text"],
-        kind=payload["kind"],
-        created_at=payload["created_at"],
-        task_id=payload.get("task_id"),
-        session_id=payload.get("session_id"),
-        success=payload["success"],
-        generation=payload["generation"],
-    )
+    params = None
+    if corpus:
+        params = models.SearchParams(idf=models.IdfCorpusParams(corpus=models.Filter(must=list(corpus))))
+    if not dense and not ranks:
+        return {"query": words, "using": TEXT}
+    # The server would pass the outer filter down; it is spelled at each leaf so that none depends on that.
+    most = max(_LEAST_CANDIDATES, 4 * limit)
+    by_words = models.Prefetch(query=words, using=TEXT, filter=wanted, params=params, limit=most)
+    by_meaning = [
+        models.Prefetch(query=list(vector), using=name, filter=wanted, limit=most) for name, vector in dense.items()
+    ]
+    return {"prefetch": [by_words, *by_meaning], "query": models.FusionQuery(fusion=models.Fusion.RRF)}
