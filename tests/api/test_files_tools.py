@@ -1,5 +1,7 @@
 """Files and tools over HTTP: versions, ranges, path rules, and the same checks by hand as from an agent."""
 
+from email.utils import parsedate_to_datetime
+
 import pytest
 
 from tests.api.service import Service, kind
@@ -164,6 +166,39 @@ async def test_who_has_the_version_gets_304(service: Service, files: str) -> Non
     assert (await service.call("GET", f"{files}/a", headers={"If-None-Match": '"other"'})).status_code == 200
 
 
+async def test_a_look_at_a_version_that_the_client_has_is_304(service: Service, files: str) -> None:
+    version = (await service.call("PUT", f"{files}/a", content=b"x")).headers["etag"]
+    answer = await service.call("HEAD", f"{files}/a", headers={"If-None-Match": version})
+    assert (answer.status_code, answer.headers["etag"]) == (304, version)
+    assert (await service.call("HEAD", f"{files}/a", headers={"If-None-Match": '"other"'})).status_code == 200
+
+
+@pytest.mark.parametrize("more", [{}, {"Range": "bytes=0-0"}, {"If-None-Match": '"none"'}])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_who_asks_for_another_version_gets_412(
+    service: Service, files: str, method: str, more: dict[str, str]
+) -> None:
+    version = (await service.call("PUT", f"{files}/a", content=b"x")).headers["etag"]
+    for value in ('"other"', f"W/{version}"):
+        assert (await service.call(method, f"{files}/a", headers={"If-Match": value, **more})).status_code == 412
+    for value in (version, "*", f'"other", {version}'):
+        assert (await service.call(method, f"{files}/a", headers={"If-Match": value, **more})).is_success
+    assert (await service.call(method, f"{files}/b", headers={"If-Match": "*", **more})).status_code == 404
+
+
+async def test_a_file_says_when_it_was_changed(service: Service, files: str) -> None:
+    made = (await service.call("PUT", f"{files}/a", content=b"x")).json()["modified_at"]
+    for method, headers in (
+        ("GET", {}),
+        ("HEAD", {}),
+        ("GET", {"Range": "bytes=0-0"}),
+        ("GET", {"If-None-Match": "*"}),
+    ):
+        answer = await service.call(method, f"{files}/a", headers=headers)
+        assert parsedate_to_datetime(answer.headers["last-modified"]).timestamp() * 1000 == made
+        assert answer.headers["last-modified"].endswith(" GMT")
+
+
 @pytest.mark.parametrize(
     ("asked", "content", "place"),
     [
@@ -210,6 +245,7 @@ async def test_a_large_file_is_stored_and_read_in_parts(service: Service, files:
     whole = await service.call("GET", f"{files}/big")
     assert (whole.status_code, kind(whole)) == (413, "too-large")
     assert "Range" in whole.json()["detail"]
+    assert "/my/projects/shop/file-downloads/" in whole.json()["detail"]
     read = b""
     while len(read) < len(data):
         part = await service.call("GET", f"{files}/big", headers={"Range": f"bytes={len(read)}-"})
@@ -223,6 +259,7 @@ async def test_a_file_over_five_mebibytes_is_413_however_it_is_sent(service: Ser
     data = b"x" * (MAX_UPLOAD_BYTES + 1)
     answer = await service.call("PUT", f"{files}/big", content=data)
     assert (answer.status_code, kind(answer)) == (413, "too-large")
+    assert "/my/projects/shop/file-uploads/" in answer.json()["detail"]
 
     async def chunks() -> object:
         for start in range(0, len(data), 1 << 20):

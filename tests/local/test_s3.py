@@ -114,11 +114,3 @@ def test_a_listing_comes_in_pages_and_folders(s3: "S3Client") -> None:
     assert [item["Key"] for page in pages for item in page["Contents"]] == [*(f"l/{at}" for at in range(5)), "l/sub/x"]
     folders = s3.list_objects_v2(Bucket=BUCKET, Prefix="l/", Delimiter="/")
     assert [found["Prefix"] for found in folders["CommonPrefixes"]] == ["l/sub/"]
-
-
-def test_a_presigned_address_works(s3: "S3Client") -> None:
-    import httpx
-
-    put(s3, "p/a b", b"signed")
-    url = s3.generate_presigned_url("get_object", Params={"Bucket": BUCKET, "Key": "p/a b"}, ExpiresIn=60)
-    assert httpx.get(url).content == b"signed"

@@ -6,14 +6,16 @@ Conditions that moto does not check itself are checked here first, in the same t
 
 import asyncio
 import io
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 from urllib.parse import parse_qs, unquote
 
+from worker_space_local.presigned import Refusal, Signed, refusal
 from worker_space_local.server import HOST, Headers, Scope
 
 ACCOUNT = "123456789012"
@@ -34,10 +36,17 @@ class StoredObject:
 
 
 class ObjectServices:
-    """moto's server application, called from an event loop."""
+    """moto's server application, called from an event loop.
 
-    def __init__(self, region: str) -> None:
+    Args:
+        region: of the buckets it makes.
+        secrets: secret access keys by access key id; by default the one of this process's environment.
+    """
+
+    def __init__(self, region: str, secrets: Mapping[str, str] | None = None) -> None:
         self.region = region
+        environment = {os.environ.get("AWS_ACCESS_KEY_ID", ""): os.environ.get("AWS_SECRET_ACCESS_KEY", "")}
+        self._secrets = environment if secrets is None else secrets
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="moto")
         self._application: Any = None
 
@@ -101,9 +110,12 @@ class ObjectServices:
             key.last_modified = datetime.fromisoformat(item.modified)
 
     def _answer(self, scope: Scope, headers: dict[str, str], content: bytes) -> tuple[int, Headers, bytes]:
-        refusal = self._refused(scope, headers)
-        if refusal is not None:
-            return refusal
+        forbidden = self._forbidden(scope, headers, content)
+        if forbidden is not None:
+            return _error(forbidden.status, forbidden.code, forbidden.message)
+        refused = self._refused(scope, headers)
+        if refused is not None:
+            return refused
         if self._application is None:
             from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
@@ -121,6 +133,15 @@ class ObjectServices:
                 chunks.close()
         found = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in started["headers"]]
         return started["status"], found, body
+
+    def _forbidden(self, scope: Scope, headers: Mapping[str, str], content: bytes) -> Refusal | None:
+        """Why a request for something in a bucket may not be made."""
+        path = scope["raw_path"].decode("latin-1")
+        if unquote(path).lstrip("/").partition("/")[0] not in self._store().buckets:
+            return None
+        query = scope["query_string"].decode("latin-1")
+        request = Signed(method=scope["method"], path=path, query=query, headers=headers, content=content)
+        return refusal(request, self._secrets)
 
     def _refused(self, scope: Scope, headers: dict[str, str]) -> tuple[int, Headers, bytes] | None:
         """Check the conditions of an S3 write; when they hold, take them out, as moto knows only some of them."""

@@ -1,26 +1,24 @@
-"""A folder of this machine as a project: which files belong to it, and sending those that differ."""
+"""A folder of this machine as a project: which files belong to it, and which project it is."""
 
-import hashlib
 import json
 import os
 import re
 import stat
 import unicodedata
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from worker_space_local.cli.screen import clean, progress, say, size
-from worker_space_local.client import Client, ClientError, Problem, data_dir, find_connection, segment
+from worker_space_local.cli.screen import clean, say, size
+from worker_space_local.client import ClientError
 
-MAX_FILE_BYTES: Final = 5_000_000
+MAX_FILE_BYTES: Final = 5 << 30
 MAX_FILES: Final = 5_000
 _FOLDERS: Final = frozenset({"node_modules", "__pycache__", "venv"})
 _ENDINGS: Final = frozenset({".pyc", ".pyo"})
 _TOLD: Final = 5
-_UPLOADS: Final = 4
+_MEMORY: Final = "folders.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,20 +38,10 @@ class Selection:
         self.skipped.setdefault(reason, []).append(path)
 
 
-@dataclass(kw_only=True)
-class Push:
-    """What a push did: paths by outcome, and the refused ones with the reason."""
-
-    new: list[str] = field(default_factory=list)
-    replaced: list[str] = field(default_factory=list)
-    unchanged: list[str] = field(default_factory=list)
-    refused: list[tuple[str, str]] = field(default_factory=list)
-
-
 def select(folder: Path, *, but: Path | None = None) -> Selection:
     """Choose what of a folder belongs to the project.
 
-    Hidden files, virtual environments, `node_modules`, `__pycache__`, links, and files over 5 MB do not.
+    Hidden files, virtual environments, `node_modules`, `__pycache__`, links, and files over 5 GiB do not.
 
     Args:
         folder: The folder to look through.
@@ -89,6 +77,16 @@ def select(folder: Path, *, but: Path | None = None) -> Selection:
         left_out = " but what is left out (hidden, generated or too large)" if selection.skipped else ""
         raise ClientError(f"the folder {str(folder)!r} holds no files{left_out}: give the folder of a project")
     return selection
+
+
+def left_out(name: str) -> str | None:
+    """Why a path is never sent or got, if it is not: what belongs to tools of this machine, and may run there."""
+    parts = name.split("/")
+    if any(part in _FOLDERS for part in parts[:-1]) or Path(parts[-1]).suffix in _ENDINGS:
+        return "generated"
+    if any(part.startswith(".") and part not in {".", ".."} for part in parts):
+        return "hidden"
+    return None
 
 
 def _why_not_folder(path: Path, but: Path | None) -> str | None:
@@ -127,106 +125,21 @@ def _consider(selection: Selection, path: Path, name: str) -> None:
         selection.files[stored] = path
 
 
-def push(client: Client, project: str, selection: Selection) -> Push:
-    """Send the files that the project lacks or has otherwise; delete nothing.
-
-    Each is stored only if the project still has what was listed, so that an agent's edit made meanwhile is not lost.
-    """
-    with progress("comparing files with the project's"):
-        there = {
-            entry["path"]: (int(entry["size"]), str(entry["version"]).strip('"'))
-            for entry in client.items(f"{segment(project)}/files/", recursive="true")
-            if entry.get("kind") == "file"
-        }
-    result = Push()
-    with progress("sending files", len(selection.files)) as state, ThreadPoolExecutor(_UPLOADS) as pool:
-        jobs = [pool.submit(_send, client, project, name, path, there) for name, path in selection.files.items()]
-        try:
-            for name, job in zip(selection.files, jobs, strict=True):
-                outcome, reason = job.result()
-                if outcome == "refused":
-                    result.refused.append((name, reason))
-                else:
-                    {"new": result.new, "replaced": result.replaced, "unchanged": result.unchanged}[outcome].append(
-                        name
-                    )
-                state.done += 1
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    return result
-
-
-def push_folder(folder: Path, project: str | None, user: str) -> bool:
-    """Send a folder to a project, made if there is none, and say what happened; whether all of it was sent.
-
-    Raises:
-        ClientError: The folder cannot be used, or a deployed project that only seems to be its own exists already.
-    """
-    selection = select(folder, but=data_dir())
-    connection = find_connection(user)
-    name = folder.resolve().name
-    # Which folder has which project is remembered for the stack of this machine only.
-    chosen = project or (project_id(folder, data_dir()) if connection.local else simple_id(name))
-    with Client(connection) as client:
-        made = client.ensure_project(chosen, name or chosen)
-        if not (made or project or connection.local):
-            raise ClientError(
-                f"there is a project {chosen} already: to send the folder into it, say --project {chosen}"
-            )
-        say(f"project {chosen}{' (new)' if made else ''}")
-        tell_skipped(selection)
-        result = push(client, chosen, selection)
-    tell(result)
-    return not result.refused
-
-
-def _send(client: Client, project: str, name: str, path: Path, there: dict[str, tuple[int, str]]) -> tuple[str, str]:
-    version = None
-    try:
-        data = path.read_bytes()
-        if name in there:
-            known, version = there[name]
-            # An object's ETag is its MD5 where it was stored in one piece; otherwise it differs and the file is sent.
-            if known == len(data) and version == hashlib.md5(data, usedforsecurity=False).hexdigest():
-                return "unchanged", ""
-        client.put_file(project, name, data, version)
-    except UnicodeEncodeError:
-        return "refused", "its name is not valid Unicode"
-    except OSError as error:
-        return "refused", f"it cannot be read: {error.strerror}"
-    except Problem as problem:
-        if problem.status == 412:
-            return "refused", "the project's file changed meanwhile; push again to replace it"
-        if problem.status in {400, 404, 413, 415, 422}:
-            return "refused", str(problem)
-        raise
-    return ("new" if version is None else "replaced"), ""
-
-
 def tell_skipped(selection: Selection) -> None:
     """Say what was left out and why."""
     for reason, paths in sorted(selection.skipped.items()):
-        say(f"  left out, {reason}: {_some(paths)}")
+        say(f"  left out, {reason}: {some(paths)}")
 
 
-def tell(result: Push) -> None:
-    """Say what a push did."""
-    parts = [f"{len(result.new)} new", f"{len(result.replaced)} replaced", f"{len(result.unchanged)} unchanged"]
-    say(f"  {', '.join(parts)}")
-    if result.replaced:
-        say(f"  replaced because they differed: {_some(result.replaced)}")
-    for name, reason in result.refused:
-        say(f"  not sent: {_printable(name)}: {clean(reason)}")
-
-
-def _some(paths: Iterable[str]) -> str:
-    names = [_printable(path) for path in paths]
+def some(paths: Iterable[str]) -> str:
+    """The first of some paths, and how many more there are."""
+    names = [printable(path) for path in paths]
     more = f" and {len(names) - _TOLD} more" if len(names) > _TOLD else ""
     return ", ".join(names[:_TOLD]) + more
 
 
-def _printable(name: str) -> str:
+def printable(name: str) -> str:
+    """A path as a terminal can show it."""
     return clean(name.encode("utf-8", "backslashreplace").decode())
 
 
@@ -238,15 +151,8 @@ def project_id(folder: Path, state: Path) -> str:
         state: The stack's data folder, which remembers which folder has which id.
     """
     resolved = str(folder.resolve())
-    memory = state / "folders.json"
-    known: dict[str, str] = {}
-    try:
-        found = json.loads(memory.read_text(encoding="utf-8"))
-        known = {str(key): str(value) for key, value in found.items()}
-    except FileNotFoundError:
-        pass
-    except (OSError, ValueError, AttributeError) as error:
-        raise ClientError(f"{memory} cannot be read ({error}): delete it to start afresh") from error
+    memory = state / _MEMORY
+    known = _folders(memory)
     base = simple_id(folder.resolve().name)
     number, chosen = 1, base
     while known.get(chosen, resolved) != resolved:
@@ -258,6 +164,22 @@ def project_id(folder: Path, state: Path) -> str:
         written.write_text(json.dumps({**known, chosen: resolved}, indent=1), encoding="utf-8")
         written.replace(memory)
     return chosen
+
+
+def known_project(folder: Path, state: Path) -> str | None:
+    """The id of the project that a folder was sent to, if it was."""
+    resolved = str(folder.resolve())
+    return next((name for name, where in _folders(state / _MEMORY).items() if where == resolved), None)
+
+
+def _folders(memory: Path) -> dict[str, str]:
+    try:
+        found = json.loads(memory.read_text(encoding="utf-8"))
+        return {str(key): str(value) for key, value in found.items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, AttributeError) as error:
+        raise ClientError(f"{memory} cannot be read ({error}): delete it to start afresh") from error
 
 
 def simple_id(name: str) -> str:

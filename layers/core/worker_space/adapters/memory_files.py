@@ -1,14 +1,16 @@
 """The User Workspace and large contents in the memory of one process: for tests and trials, with S3's semantics."""
 
+import base64
 import hashlib
+import secrets
 import threading
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from worker_space.errors import ConditionFailed, InvalidRequest
 from worker_space.paths import workspace_path
-from worker_space.ports import FileBody, FileInfo, FilePage
+from worker_space.ports import FileBody, FileInfo, FilePage, SignedRequest
 from worker_space.tenancy import TenantContext
 
 __all__ = ["MemoryContent", "MemoryFiles"]
@@ -32,12 +34,26 @@ class _Object:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Grant:
+    """What one signed request may do; `found` is the object of a download."""
+
+    request: SignedRequest
+    tenant: TenantContext
+    path: str
+    found: _Object | None = None
+
+
 class MemoryFiles:
-    """Implements `ports.Files`; safe under threads."""
+    """Implements `ports.Files`; safe under threads.
+
+    Signed requests have addresses that nobody serves: `perform` answers them as S3 would.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._objects: dict[tuple[TenantContext, str], _Object] = {}
+        self._grants: dict[str, _Grant] = {}
 
     def _info(self, tenant: TenantContext, path: str) -> FileInfo | None:
         found = self._objects.get(_key(tenant, path))
@@ -129,6 +145,103 @@ class MemoryFiles:
             after=taken[-1] if len(taken) < len(ordered) else None,
         )
 
+    async def sign_upload(
+        self,
+        tenant: TenantContext,
+        path: str,
+        *,
+        size: int,
+        seconds: int,
+        content_type: str = "application/octet-stream",
+        sha256: str | None = None,
+        if_version: str | None = None,
+        if_absent: bool = False,
+    ) -> SignedRequest:
+        """See `ports.Files`."""
+        headers = {"Content-Length": str(size), "Content-Type": content_type}
+        if sha256 is not None:
+            headers["x-amz-checksum-sha256"] = base64.b64encode(bytes.fromhex(sha256)).decode()
+        if if_absent:
+            headers["If-None-Match"] = "*"
+        elif if_version is not None:
+            headers["If-Match"] = f'"{if_version}"'
+        return self._grant("PUT", tenant, path, seconds, headers)
+
+    async def sign_download(
+        self, tenant: TenantContext, path: str, *, seconds: int
+    ) -> tuple[FileInfo, SignedRequest] | None:
+        """See `ports.Files`."""
+        with self._lock:
+            found = self._objects.get(_key(tenant, path))
+        return None if found is None else (found.info(path), self._grant("GET", tenant, path, seconds, {}, found))
+
+    def _grant(
+        self,
+        method: str,
+        tenant: TenantContext,
+        path: str,
+        seconds: int,
+        headers: Mapping[str, str],
+        found: _Object | None = None,
+    ) -> SignedRequest:
+        _key(tenant, path)
+        url = f"https://memory.invalid/{secrets.token_urlsafe(24)}"
+        request = SignedRequest(method=method, url=url, headers=dict(headers), expires_at=_now() + seconds * 1000)
+        with self._lock:
+            self._grants[url] = _Grant(request=request, tenant=tenant, path=path, found=found)
+        return request
+
+    async def perform(
+        self, method: str, url: str, headers: Mapping[str, str], content: bytes = b""
+    ) -> tuple[int, bytes]:
+        """Make a signed request: the status and the content that S3 would answer."""
+        with self._lock:
+            grant = self._grants.get(url)
+        sent = {name.casefold(): value for name, value in headers.items()} | {"content-length": str(len(content))}
+        if (
+            grant is None
+            or grant.request.method != method
+            or grant.request.expires_at <= time.time() * 1000
+            or any(sent.get(name.casefold()) != value for name, value in grant.request.headers.items())
+            or any(name.startswith("x-amz-") and name != "x-amz-checksum-sha256" for name in sent)
+        ):
+            return 403, b""
+        if grant.found is not None:
+            return 200, grant.found.data
+        checksum = base64.b64encode(hashlib.sha256(content).digest()).decode()
+        if sent.get("x-amz-checksum-sha256", checksum) != checksum:
+            return 400, b""
+        version = sent.get("if-match")
+        try:
+            await self.write(
+                grant.tenant,
+                grant.path,
+                content,
+                if_version=None if version is None else version.strip('"'),
+                if_absent="if-none-match" in sent,
+                content_type=sent["content-type"],
+            )
+        except ConditionFailed:
+            return 412, b""
+        return 200, b""
+
+    async def remains(self, tenant: TenantContext) -> int:
+        """See `ports.Files`."""
+        with self._lock:
+            return sum(owner == tenant for owner, _ in self._objects)
+
+    async def erase(self, tenant: TenantContext) -> int:
+        """See `ports.Files`."""
+        with self._lock:
+            mine = [key for key in self._objects if key[0] == tenant]
+            for key in mine:
+                del self._objects[key]
+            # What was signed for a download holds the bytes.
+            self._grants = {
+                url: grant for url, grant in self._grants.items() if grant.tenant != tenant or grant.found is None
+            }
+        return len(mine)
+
     async def ping(self) -> None:
         """See `ports.Files`."""
 
@@ -162,6 +275,19 @@ class MemoryContent:
         with self._lock:
             for key in keys:
                 self._texts.pop(_key(tenant, key), None)
+
+    async def remains(self, tenant: TenantContext) -> int:
+        """See `ports.Content`."""
+        with self._lock:
+            return sum(owner == tenant for owner, _ in self._texts)
+
+    async def erase(self, tenant: TenantContext) -> int:
+        """See `ports.Content`."""
+        with self._lock:
+            mine = [key for key in self._texts if key[0] == tenant]
+            for key in mine:
+                del self._texts[key]
+        return len(mine)
 
 
 def _key(tenant: TenantContext, path: str) -> tuple[TenantContext, str]:

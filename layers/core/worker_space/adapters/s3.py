@@ -1,80 +1,33 @@
 """The User Workspace and large contents in one S3 bucket: one prefix a tenant, nothing above it is ever named.
 
-Conditions are S3's own (`If-Match`, `If-None-Match`) and hold against every other client. 404 under a condition, 412
-and 409 (another write of the key was under way) all mean that somebody else came first.
+Conditions are S3's own (`If-Match`, `If-None-Match`) and hold against every other client.
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
+import base64
+from collections.abc import AsyncIterator, Sequence
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
+from urllib.parse import quote
 
 from botocore.exceptions import ClientError
 
-from worker_space.adapters.aws import AwsCalls, error_code
+from worker_space.adapters.aws import AwsCalls
+from worker_space.adapters.s3_bucket import Bucket
 from worker_space.errors import ConditionFailed, InvalidRequest, Unavailable
 from worker_space.paths import workspace_path
-from worker_space.ports import FileBody, FileInfo, FilePage
+from worker_space.ports import FileBody, FileInfo, FilePage, SignedRequest
 from worker_space.tenancy import Names, TenantContext
 
 __all__ = ["S3Content", "S3Files"]
 
 _EFFECT: Final = "effect"
-_LOST: Final = frozenset({"ConditionalRequestConflict", "PreconditionFailed", "409", "412"})
 _FACTS: Final = ("ETag", "LastModified", "ContentLength")
-_MISSING: Final = frozenset({"404", "NoSuchKey"})
 _KEPT: Final = ("CacheControl", "ContentDisposition", "ContentEncoding", "ContentLanguage", "ContentType")
 # Sorts behind everything that can follow it in a key of ours.
 _LAST: Final = "\U0010ffff"
 
 
-class _Bucket:
-    def __init__(self, client: Any, calls: AwsCalls, names: Names, bucket: str, *, dependency: str) -> None:
-        self._client = client
-        self._calls = calls
-        self._names = names
-        self._bucket = bucket
-        self._dependency = dependency
-
-    async def _call(self, operation: Callable[..., Any], *expected: str, **arguments: Any) -> Any:
-        """One call on the bucket, as `None` where the object is missing.
-
-        Args:
-            operation: The client's method.
-            expected: What S3's answer always holds: a proxy in its place may answer 200 as well.
-            arguments: The method's.
-
-        Raises:
-            ConditionFailed: Its condition did not hold.
-            Unavailable: S3 does not answer, or refuses for a reason that only the operator can take away.
-        """
-        try:
-            answer = await self._calls(self._dependency, operation, Bucket=self._bucket, **arguments)
-        except ClientError as error:
-            code = error_code(error)
-            if code in _MISSING:
-                return None
-            if code in _LOST:
-                raise ConditionFailed([{}]) from error
-            if code in ("416", "InvalidRange"):
-                raise
-            raise Unavailable(self._dependency, code) from error
-        if any(name not in answer for name in expected):
-            raise Unavailable(self._dependency, "the answer is not S3's")
-        return answer
-
-    def _get(self, **arguments: Any) -> Any:
-        """An object with its bytes, which have to be read in the same worker thread."""
-        answer = self._client.get_object(**arguments)
-        with answer["Body"] as body:
-            return {**answer, "Body": body.read()}
-
-    async def ping(self) -> None:
-        """Ask S3 for a sign of life."""
-        if await self._call(self._client.head_bucket) is None:
-            raise Unavailable(self._dependency, "NoSuchBucket")
-
-
-class S3Files(_Bucket):
+class S3Files(Bucket):
     """Implements `ports.Files`.
 
     Args:
@@ -229,8 +182,54 @@ class S3Files(_Bucket):
             after=last.removeprefix(root) if last is not None and answer.get("IsTruncated") else None,
         )
 
+    async def sign_upload(
+        self,
+        tenant: TenantContext,
+        path: str,
+        *,
+        size: int,
+        seconds: int,
+        content_type: str = "application/octet-stream",
+        sha256: str | None = None,
+        if_version: str | None = None,
+        if_absent: bool = False,
+    ) -> SignedRequest:
+        """See `ports.Files`. S3 refuses `x-amz-…` headers that are not signed, so nobody forges an effect's mark."""
+        arguments: dict[str, Any] = {"ContentLength": size, "ContentType": content_type}
+        headers = {"Content-Length": str(size), "Content-Type": content_type}
+        if sha256 is not None:
+            arguments["ChecksumSHA256"] = base64.b64encode(bytes.fromhex(sha256)).decode()
+            headers["x-amz-checksum-sha256"] = arguments["ChecksumSHA256"]
+        if if_absent:
+            headers["If-None-Match"] = arguments["IfNoneMatch"] = "*"
+        elif if_version is not None:
+            headers["If-Match"] = arguments["IfMatch"] = f'"{if_version}"'
+        return await self._sign("put_object", "PUT", seconds, headers, Key=self._key(tenant, path), **arguments)
 
-class S3Content(_Bucket):
+    async def sign_download(
+        self, tenant: TenantContext, path: str, *, seconds: int
+    ) -> tuple[FileInfo, SignedRequest] | None:
+        """See `ports.Files`."""
+        key = self._key(tenant, path)
+        answer = await self._call(self._client.head_object, *_FACTS, Key=key)
+        if answer is None:
+            return None
+        arguments = {"ResponseContentDisposition": _attachment(path)}
+        if (version := answer.get("VersionId")) is not None:
+            arguments["VersionId"] = version
+        signed = await self._sign("get_object", "GET", seconds, {}, Key=key, **arguments)
+        return _info(path, answer, answer["ContentLength"]), signed
+
+    async def remains(self, tenant: TenantContext) -> int:
+        """See `ports.Files`."""
+        return await self._count(self._names.workspace(tenant))
+
+    async def erase(self, tenant: TenantContext) -> int:
+        """See `ports.Files`."""
+        return await self._purge(self._names.workspace(tenant))
+
+
+class S3Content(Bucket):
     """Implements `ports.Content`.
 
     Args:
@@ -280,15 +279,15 @@ class S3Content(_Bucket):
     async def delete(self, tenant: TenantContext, keys: Sequence[str]) -> None:
         """See `ports.Content`."""
         for start in range(0, len(keys), 1000):
-            answer = await self._call(
-                self._client.delete_objects,
-                Delete={
-                    "Objects": [{"Key": self._key(tenant, key)} for key in keys[start : start + 1000]],
-                    "Quiet": True,
-                },
-            )
-            if answer is None or answer.get("Errors"):
-                raise Unavailable(self._dependency, answer["Errors"][0]["Code"] if answer else "NoSuchBucket")
+            await self._delete([{"Key": self._key(tenant, key)} for key in keys[start : start + 1000]])
+
+    async def remains(self, tenant: TenantContext) -> int:
+        """See `ports.Content`."""
+        return await self._count(self._names.content(tenant))
+
+    async def erase(self, tenant: TenantContext) -> int:
+        """See `ports.Content`."""
+        return await self._purge(self._names.content(tenant))
 
 
 def _info(path: str, answer: Any, size: int) -> FileInfo:
@@ -304,6 +303,11 @@ def _info(path: str, answer: Any, size: int) -> FileInfo:
 
 def _metadata(effect: str | None) -> dict[str, str]:
     return {} if effect is None else {_EFFECT: effect}
+
+
+def _attachment(path: str) -> str:
+    """Have a browser keep the file under its name instead of showing it (RFC 6266)."""
+    return f"attachment; filename*=UTF-8''{quote(path.rpartition('/')[2], safe='')}"
 
 
 def _path(root: str, key: str) -> str | None:

@@ -8,7 +8,7 @@ from worker_space.api.problems import PreconditionFailed, RangeOutside
 from worker_space.errors import InvalidRequest
 from worker_space.ports import FileInfo
 
-__all__ = ["ByteRange", "Preconditions", "etag", "parse_range", "unchanged"]
+__all__ = ["ByteRange", "Preconditions", "etag", "parse_range", "require_match", "unchanged"]
 
 _TAG: Final = re.compile(r'(W/)?"([^"]*)"|([^",\s]+)')
 _RANGE: Final = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
@@ -53,9 +53,18 @@ class Preconditions:
             return None, False
         if info is None:
             raise PreconditionFailed("there is no such file, so If-Match does not hold")
-        if self.if_match.strip() != "*" and info.version not in _tags(self.if_match, weak=False):
-            raise PreconditionFailed(f"the file is at version {info.version}: read it again")
+        require_match(info, self.if_match)
         return info.version, False
+
+
+def require_match(info: FileInfo, if_match: str | None) -> None:
+    """Make sure that the file is at a version that `If-Match` names, if it was sent.
+
+    Raises:
+        PreconditionFailed: It is at another.
+    """
+    if if_match is not None and if_match.strip() != "*" and info.version not in _tags(if_match, weak=False):
+        raise PreconditionFailed(f"the file is at version {info.version}: read it again")
 
 
 def unchanged(info: FileInfo, if_none_match: str) -> bool:
