@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -36,12 +37,21 @@ READ = ToolSpec(
 
 @dataclass
 class Answer:
-    """One HTTP answer; `delay` is in seconds."""
+    """One HTTP answer; `delay` is in seconds.
+
+    Attributes:
+        pieces: The body in pieces sent one by one, in place of `body`.
+        gap: Seconds before each piece but the first.
+        cut: The connection is closed behind the last piece, without an end of the body.
+    """
 
     status: int
-    body: bytes
+    body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
     delay: float = 0.0
+    pieces: Sequence[bytes] | None = None
+    gap: float = 0.0
+    cut: bool = False
 
 
 @dataclass
@@ -54,6 +64,7 @@ class Provider:
     paths: list[str] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
     called: threading.Event = field(default_factory=threading.Event)
+    hung_up: threading.Event = field(default_factory=threading.Event)
 
 
 @pytest.fixture
@@ -74,12 +85,30 @@ def provider() -> Iterator[Provider]:
             state.called.set()
             answer = state.answers.pop(0) if state.answers else Answer(599, b"{}")
             stopped.wait(answer.delay)
+            if answer.pieces is not None:
+                self.stream(answer, answer.pieces)
+                return
             headers = {"content-type": "application/json", "content-length": str(len(answer.body)), **answer.headers}
             head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
             try:
                 # In one write: two would wait for each other on a quiet connection.
                 self.wfile.write(f"HTTP/1.1 {answer.status} Answer\r\n{head}\r\n".encode() + answer.body)
             except OSError:
+                self.close_connection = True
+
+        def stream(self, answer: Answer, pieces: Sequence[bytes]) -> None:
+            headers = {"content-type": "text/event-stream", "transfer-encoding": "chunked", **answer.headers}
+            head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+            self.close_connection = answer.cut
+            try:
+                self.wfile.write(f"HTTP/1.1 {answer.status} Answer\r\n{head}\r\n".encode())
+                for number, piece in enumerate(pieces):
+                    stopped.wait(answer.gap if number else 0)
+                    self.wfile.write(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
+                if not answer.cut:
+                    self.wfile.write(b"0\r\n\r\n")
+            except OSError:
+                state.hung_up.set()
                 self.close_connection = True
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -140,6 +169,54 @@ def converse(*content: dict[str, Any], reason: str = "end_turn") -> Answer:
         "metrics": {"latencyMs": 1},
     }
     return Answer(200, json.dumps(body).encode())
+
+
+def chunk(*, reason: str | None = None, usage: bool = False, **delta: Any) -> bytes:
+    """One piece of an OpenAI-compatible stream."""
+    body: dict[str, Any] = {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": []}
+    if usage:
+        body["usage"] = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+    else:
+        body["choices"] = [{"index": 0, "delta": delta, "finish_reason": reason}]
+    return b"data: " + json.dumps(body).encode() + b"\n\n"
+
+
+DONE = b"data: [DONE]\n\n"
+
+
+def stream(*words: str, reason: str = "stop", **more: Any) -> Answer:
+    """A whole streamed answer in words."""
+    said = [chunk(content=word) for word in words]
+    return Answer(200, pieces=[*said, chunk(reason=reason), chunk(usage=True), DONE], **more)
+
+
+def event(kind: str, payload: dict[str, Any], message_type: str = "event") -> bytes:
+    """One message of an AWS event stream (length, header length, checksum, headers, payload, checksum)."""
+    headers = b""
+    names = {":message-type": message_type, ":content-type": "application/json"}
+    names[":event-type" if message_type == "event" else ":exception-type"] = kind
+    for name, value in names.items():
+        headers += bytes([len(name)]) + name.encode() + b"\x07" + len(value).to_bytes(2, "big") + value.encode()
+    body = json.dumps(payload).encode()
+    prelude = (16 + len(headers) + len(body)).to_bytes(4, "big") + len(headers).to_bytes(4, "big")
+    message = prelude + zlib.crc32(prelude).to_bytes(4, "big") + headers + body
+    return message + zlib.crc32(message).to_bytes(4, "big")
+
+
+def converse_stream(*pieces: bytes, **more: Any) -> Answer:
+    """An answer of Bedrock's `ConverseStream`."""
+    return Answer(200, pieces=pieces, headers={"content-type": "application/vnd.amazon.eventstream"}, **more)
+
+
+def said(text: str) -> bytes:
+    return event("contentBlockDelta", {"contentBlockIndex": 0, "delta": {"text": text}})
+
+
+ENDED = [
+    event("contentBlockStop", {"contentBlockIndex": 0}),
+    event("messageStop", {"stopReason": "end_turn"}),
+    event("metadata", {"usage": {"inputTokens": 7, "outputTokens": 3, "totalTokens": 10}, "metrics": {"latencyMs": 1}}),
+]
 
 
 def refusal(status: int, message: str, **more: str) -> Answer:
@@ -523,6 +600,205 @@ async def test_the_offline_model_answers_like_any_other() -> None:
     reply = await other.request(TENANT, request.model_copy(update={"turns": (*request.turns, journalled, result)}))
     assert "`x`" in reply.content
     assert reply.tool_calls == ()
+
+
+async def test_a_streamed_answer_comes_in_pieces_and_is_the_plain_answer(
+    provider: Provider, models: PydanticAIModels
+) -> None:
+    provider.answers = [stream("Hel", "lo", ".", gap=0.1), completion("Hello.")]
+    pieces: list[tuple[str, float]] = []
+    streamed = await models.request(TENANT, ask(), on_text=lambda piece: pieces.append((piece, time.monotonic())))
+    plain = await models.request(TENANT, ask())
+    assert [piece for piece, _ in pieces] == ["Hel", "lo", "."]
+    assert pieces[2][1] - pieces[0][1] > 0.1, "the pieces were kept back until the answer was whole"
+    same = {"content", "tool_calls", "usage", "finish_reason"}
+    assert streamed.model_dump(include=same) == plain.model_dump(include=same)
+    first, second = provider.asked
+    assert first == {**second, "stream": True, "stream_options": {"include_usage": True}}
+
+
+async def test_streamed_tool_calls_are_the_plain_ones_and_can_be_sent_back(
+    provider: Provider, models: PydanticAIModels
+) -> None:
+    function = {"name": "read_file", "arguments": ""}
+    provider.answers = [
+        Answer(
+            200,
+            pieces=[
+                chunk(content="I look."),
+                chunk(tool_calls=[{"index": 0, "id": "x1", "type": "function", "function": function}]),
+                chunk(tool_calls=[{"index": 0, "function": {"arguments": '{"path": '}}]),
+                chunk(tool_calls=[{"index": 0, "function": {"arguments": '"a"}'}}]),
+                chunk(reason="tool_calls"),
+                chunk(usage=True),
+                DONE,
+            ],
+        ),
+        completion("Done."),
+    ]
+    pieces: list[str] = []
+    reply = await models.request(TENANT, ask(), on_text=pieces.append)
+    assert pieces == ["I look."]
+    assert reply.content == "I look."
+    assert reply.tool_calls == (ToolCall(id="x1", name="read_file", arguments={"path": "a"}),)
+    assert (reply.usage.input_tokens, reply.usage.output_tokens, reply.finish_reason) == (7, 3, "tool_call")
+    result = ToolResult(call_id="x1", name="read_file", content="{}")
+    await models.request(TENANT, ask(UserTurn(content="Go."), reply.as_turn(), result))
+    sent = provider.asked[1]["messages"][2]
+    assert (sent["content"], sent["tool_calls"][0]["id"]) == ("I look.", "x1")
+
+
+async def test_a_stream_that_fails_before_its_first_piece_is_repeated(
+    provider: Provider, models: PydanticAIModels
+) -> None:
+    provider.answers = [
+        refusal(503, "busy"),
+        Answer(200, pieces=[b'data: {"error": {"message": "overloaded", "type": "server_error", "code": 503}}\n\n']),
+        stream("Hello."),
+    ]
+    pieces: list[str] = []
+    assert (await models.request(TENANT, ask(), on_text=pieces.append)).content == "Hello."
+    assert pieces == ["Hello."]
+    assert len(provider.asked) == 3
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        [],
+        [b'data: {"error": {"message": "overloaded", "type": "server_error", "code": 503}}\n\n'],
+    ],
+    ids=["cut", "error"],
+)
+@pytest.mark.parametrize("cut", [True, False], ids=["closed", "ended"])
+async def test_a_stream_that_breaks_off_is_unavailable_and_no_piece_comes_twice(
+    provider: Provider, models: PydanticAIModels, end: list[bytes], cut: bool
+) -> None:
+    provider.answers = [Answer(200, pieces=[chunk(content="Hel"), *end], cut=cut), stream("Hello.")]
+    pieces: list[str] = []
+    with pytest.raises(Unavailable):
+        await models.request(TENANT, ask(), on_text=pieces.append)
+    assert pieces == ["Hel"]
+    assert len(provider.asked) == 1
+
+
+async def test_the_deadline_covers_the_whole_stream_and_ends_it_at_the_provider(
+    provider: Provider, models: PydanticAIModels
+) -> None:
+    provider.answers = [Answer(200, pieces=[chunk(content="word ")] * 400, gap=0.02)]
+    pieces: list[str] = []
+    start = time.monotonic()
+    with pytest.raises(Unavailable, match="no answer within"):
+        await models.request(TENANT, ask(timeout_seconds=0.5), on_text=pieces.append)
+    assert time.monotonic() - start < 1.5
+    assert 3 < len(pieces) < 100
+    assert await asyncio.to_thread(provider.hung_up.wait, 5), "the provider goes on writing for nobody"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        completion("Hello."),
+        Answer(200, b""),
+        Answer(200, b"no stream", headers={"content-type": "text/plain"}),
+        Answer(200, pieces=[b"data: no json\n\n"]),
+        Answer(200, pieces=[b"data: 5\n\n"]),
+        Answer(200, pieces=[DONE]),
+        stream(),
+        stream(" \n"),
+        stream("\ud800"),
+    ],
+    ids=["plain", "empty", "text", "no json", "number", "only done", "no word", "blank", "half a pair"],
+)
+async def test_a_stream_that_cannot_be_used_is_a_model_error(
+    provider: Provider, models: PydanticAIModels, answer: Answer
+) -> None:
+    provider.answers = [answer]
+    pieces: list[str] = []
+    with pytest.raises(ModelError):
+        await models.request(TENANT, ask(), on_text=pieces.append)
+    assert len(provider.asked) == 1
+    "".join(pieces).encode()
+
+
+async def test_a_refusal_of_a_stream_is_told_as_of_a_plain_request(
+    provider: Provider, models: PydanticAIModels
+) -> None:
+    provider.answers = [refusal(400, "too many tokens"), refusal(401, f"bad key {KEY}")]
+    with pytest.raises(ModelError, match="too many tokens"):
+        await models.request(TENANT, ask(), on_text=lambda piece: None)
+    with pytest.raises(ModelError, match="credentials") as caught:
+        await models.request(TENANT, ask(), on_text=lambda piece: None)
+    assert KEY not in str(caught.value)
+
+
+async def test_a_stream_stopped_by_its_length_is_an_answer(provider: Provider, models: PydanticAIModels) -> None:
+    provider.answers = [stream("Half an ans", reason="length")]
+    reply = await models.request(TENANT, ask(), on_text=lambda piece: None)
+    assert (reply.content, reply.finish_reason) == ("Half an ans", "length")
+
+
+async def test_bedrock_streams_text_and_tool_calls(provider: Provider, bedrock: PydanticAIModels) -> None:
+    use = {"toolUse": {"toolUseId": "x1", "name": "read_file"}}
+    provider.answers = [
+        converse_stream(event("messageStart", {"role": "assistant"}), said("Hel"), said("lo."), *ENDED, gap=0.02),
+        converse_stream(
+            event("contentBlockStart", {"contentBlockIndex": 0, "start": use}),
+            event("contentBlockDelta", {"contentBlockIndex": 0, "delta": {"toolUse": {"input": '{"path": '}}}),
+            event("contentBlockDelta", {"contentBlockIndex": 0, "delta": {"toolUse": {"input": '"a"}'}}}),
+            event("contentBlockStop", {"contentBlockIndex": 0}),
+            event("messageStop", {"stopReason": "tool_use"}),
+        ),
+    ]
+    pieces: list[str] = []
+    model = "bedrock:amazon.nova-pro-v1:0"
+    reply = await bedrock.request(TENANT, ask(model=model), on_text=pieces.append)
+    assert (pieces, reply.content) == (["Hel", "lo."], "Hello.")
+    assert (reply.usage.input_tokens, reply.usage.output_tokens, reply.finish_reason) == (7, 3, "stop")
+    second = await bedrock.request(TENANT, ask(model=model), on_text=pieces.append)
+    assert second.tool_calls == (ToolCall(id="x1", name="read_file", arguments={"path": "a"}),)
+    assert provider.paths[0].endswith("/converse-stream")
+
+
+@pytest.mark.parametrize(
+    "end",
+    [[], [event("throttlingException", {"message": "slow down"}, "exception")], [b"no event stream"]],
+    ids=["cut", "exception", "garbage"],
+)
+async def test_a_bedrock_stream_that_breaks_off_is_not_an_answer(
+    provider: Provider, bedrock: PydanticAIModels, end: list[bytes]
+) -> None:
+    provider.answers = [converse_stream(said("Hel"), *end), converse_stream(said("Hello."), *ENDED)]
+    pieces: list[str] = []
+    with pytest.raises((Unavailable, ModelError)):
+        await bedrock.request(TENANT, ask(model="bedrock:amazon.nova-pro-v1:0"), on_text=pieces.append)
+    assert pieces == ["Hel"]
+    assert len(provider.asked) == 1
+
+
+async def test_a_bedrock_stream_that_hangs_is_given_up_in_time(provider: Provider, bedrock: PydanticAIModels) -> None:
+    provider.answers = [converse_stream(said("Hel"), *ENDED, gap=3.0)]
+    pieces: list[str] = []
+    start = time.monotonic()
+    with pytest.raises(Unavailable, match="no answer within"):
+        await bedrock.request(
+            TENANT, ask(model="bedrock:amazon.nova-pro-v1:0", timeout_seconds=0.5), on_text=pieces.append
+        )
+    assert time.monotonic() - start < 1.5
+    assert pieces == ["Hel"]
+
+
+async def test_the_offline_model_streams_the_very_answer_it_gives_plainly() -> None:
+    models = PydanticAIModels(region="eu-central-1")
+    pieces: list[str] = []
+    for text in ("Analyse a.py", "What can you do?"):
+        pieces.clear()
+        request = ask(UserTurn(content=text), model="offline:rules")
+        streamed = await models.request(TENANT, request, on_text=pieces.append)
+        plain = await models.request(TENANT, request)
+        assert streamed.model_copy(update={"provider": ""}) == plain.model_copy(update={"provider": ""})
+        assert "".join(pieces) == plain.content
+    assert len(pieces) > 1
 
 
 def test_importing_the_adapter_imports_no_model_library_and_offline_needs_none_of_the_providers() -> None:

@@ -1,8 +1,10 @@
 """An OpenAI-compatible server on loopback that answers by a rule, keeps what it was asked, and can be held up."""
 
 import json
+import re
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
@@ -38,11 +40,39 @@ def results(request: dict[str, Any]) -> list[str]:
     return [turn["content"] for turn in turns[last:] if turn["role"] == "tool"]
 
 
+def pieces(request: dict[str, Any], message: dict[str, Any]) -> Iterator[bytes]:
+    """An answer as a stream tells it: word by word, its tool calls whole, then why it ends and what it cost."""
+    head = {"id": "r", "object": "chat.completion.chunk", "created": 1, "model": request["model"]}
+    deltas: list[dict[str, Any]] = [
+        {"content": word} for word in re.findall(r"\S+\s*|\s+", message.get("content") or "")
+    ]
+    if message.get("tool_calls"):
+        deltas.append({"tool_calls": [{"index": at, **call} for at, call in enumerate(message["tool_calls"])]})
+    for delta in deltas:
+        yield _line({**head, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
+    yield _line({**head, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+    if request.get("stream_options", {}).get("include_usage"):
+        yield _line({**head, "choices": [], "usage": _USAGE})
+    yield b"data: [DONE]\n\n"
+
+
+_USAGE = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+
+
+def _line(body: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(body).encode() + b"\n\n"
+
+
 class FakeOpenAI:
-    """The server. Its rule may block; each request runs in a thread of its own."""
+    """The server. Its rule may block; each request runs in a thread of its own.
+
+    Attributes:
+        gap: Seconds between two pieces of a streamed answer.
+    """
 
     def __init__(self) -> None:
         self.requests: list[dict[str, Any]] = []
+        self.gap = 0.0
         self.rule: Rule = lambda request: says(f"You said: {question(request)}")
         self._lock = threading.Lock()
         fake = self
@@ -54,6 +84,9 @@ class FakeOpenAI:
                 request = json.loads(self.rfile.read(int(self.headers["content-length"])))
                 with fake._lock:
                     fake.requests.append(request)
+                if request.get("stream"):
+                    self.stream(request, fake.rule(request))
+                    return
                 body = json.dumps(
                     {
                         "id": "r",
@@ -61,7 +94,7 @@ class FakeOpenAI:
                         "created": 1,
                         "model": request["model"],
                         "choices": [{"index": 0, "finish_reason": "stop", "message": fake.rule(request)}],
-                        "usage": {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10},
+                        "usage": _USAGE,
                     }
                 ).encode()
                 try:
@@ -70,6 +103,19 @@ class FakeOpenAI:
                     self.send_header("content-length", str(len(body)))
                     self.end_headers()
                     self.wfile.write(body)
+                except (BrokenPipeError, ConnectionResetError):
+                    self.close_connection = True
+
+            def stream(self, request: dict[str, Any], message: dict[str, Any]) -> None:
+                try:
+                    self.send_response(200)
+                    self.send_header("content-type", "text/event-stream")
+                    self.send_header("transfer-encoding", "chunked")
+                    self.end_headers()
+                    for piece in pieces(request, message):
+                        self.wfile.write(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
+                        time.sleep(fake.gap)
+                    self.wfile.write(b"0\r\n\r\n")
                 except (BrokenPipeError, ConnectionResetError):
                     self.close_connection = True
 

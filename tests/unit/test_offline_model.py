@@ -4,14 +4,9 @@ import json
 from collections.abc import Sequence
 
 import pytest
-from pydantic_ai.messages import ModelMessage, UserPromptPart
-from pydantic_ai.messages import ModelRequest as LibraryRequest
-from pydantic_ai.models import ModelRequestParameters
-from pydantic_ai.tools import ToolDefinition
 
 from worker_space.adapters.memory_files import MemoryFiles
 from worker_space.adapters.model import PydanticAIModels
-from worker_space.adapters.offline import offline_model
 from worker_space.adapters.patterns import Re2Patterns
 from worker_space.errors import ToolError
 from worker_space.models import AssistantTurn, ModelReply, ModelRequest, ToolCall, ToolResult, Turn, UserTurn
@@ -575,23 +570,6 @@ async def test_what_a_tool_refuses_is_told(project: Project, message: str, reaso
     await project.write("picture.bin", b"\x00")
     assert reason in await project.ask(message)
     assert await project.text("a.md") == "x\n"
-
-
-async def test_a_streamed_answer_is_the_same_answer() -> None:
-    tools = [ToolDefinition(name="read_file", parameters_json_schema={"type": "object"})]
-    parameters = ModelRequestParameters(function_tools=tools)
-    model = offline_model()
-    for message in ("Analyse main.py", "Tell me a joke"):
-        messages: list[ModelMessage] = [LibraryRequest([UserPromptPart(message)])]
-        whole = await model.request(messages, None, parameters)
-        async with model.request_stream(messages, None, parameters) as stream:
-            async for _ in stream:
-                pass
-        streamed = stream.get()
-        assert streamed.text == whole.text
-        assert [(part.tool_name, part.args_as_dict(), part.tool_call_id) for part in streamed.tool_calls] == [
-            (part.tool_name, part.args_as_dict(), part.tool_call_id) for part in whole.tool_calls
-        ]
 
 
 async def test_a_yaml_without_keys_and_a_table_that_breaks_are_shown_by_their_first_lines(project: Project) -> None:

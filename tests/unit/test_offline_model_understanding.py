@@ -126,6 +126,8 @@ def test_a_question_about_a_file_is_an_analysis_of_it(message: str, paths: list[
         ("Refactor main.py", Unknown(path="main.py")),
         ("Add a docstring to main.py", Compose(path="main.py")),
         ("Create poem.txt with a poem about cats", Compose()),
+        ("Write a README", Compose(path="README")),
+        ("Draft a tutorial about the shop", Compose()),
         ("Create sort.py with something that sorts numbers", Compose()),
     ],
 )

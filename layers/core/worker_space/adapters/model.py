@@ -37,6 +37,7 @@ class PydanticAIModels:
         openai_api_key: Its key; needed for OpenAI itself.
         bedrock_client: A `bedrock-runtime` client to use in place of one of our own; its retries should be off.
         backoff_seconds: The pause before the first repetition of a request; the next one is twice as long.
+        refused: Called when a provider does not accept our key.
     """
 
     def __init__(
@@ -47,12 +48,14 @@ class PydanticAIModels:
         openai_api_key: str | None = None,
         bedrock_client: Any = None,
         backoff_seconds: float = 0.5,
+        refused: Callable[[], None] | None = None,
     ) -> None:
         self._openai_base_url = openai_base_url or None
         self._openai_api_key = openai_api_key or None
         self._region = region
         self._bedrock_client = bedrock_client
         self._backoff = backoff_seconds
+        self._refused = refused
         self._models: dict[str, LibraryModel] = {}
         self._openai: Any = None
         self._bedrock: Any = None
@@ -91,6 +94,8 @@ class PydanticAIModels:
     ) -> ModelReply:
         """One answer; what fails for a passing reason is sent at most twice more within `timeout_seconds`.
 
+        A streamed answer is repeated only while none of its text was given: what broke off later is `Unavailable`.
+
         Raises:
             InvalidRequest: No provider of this deployment serves the name.
             ModelError: The provider refuses, or its answer is unusable.
@@ -106,16 +111,32 @@ class PydanticAIModels:
         clock = asyncio.get_running_loop().time
         deadline = clock() + request.timeout_seconds
         attempt = 1
+        given = False
+
+        def give(piece: str) -> None:
+            nonlocal given
+            given = True
+            assert on_text is not None
+            # Half a surrogate pair, a cut emoji, has no UTF-8.
+            on_text(piece.encode(errors="replace").decode())
+
         try:
             async with asyncio.timeout_at(deadline):
                 while True:
                     settings = library.to_settings(request, max(0.1, deadline - clock()))
                     try:
-                        return library.to_reply(await model.request(messages, settings, parameters), request)
+                        if on_text is None:
+                            response = await model.request(messages, settings, parameters)
+                        else:
+                            response = await library.streamed(model, messages, settings, parameters, give)
+                        return library.to_reply(response, request)
                     except library.FAILURES as error:
                         failure = library.to_error(error, request, secrets=(self._openai_api_key,))
+                        if self._refused is not None and library.is_about_the_key(error):
+                            self._refused()
                         pause = self._pause(attempt, getattr(error, "retry_after", None))
-                        if not isinstance(failure, Unavailable) or attempt == _ATTEMPTS or clock() + pause >= deadline:
+                        last = given or attempt == _ATTEMPTS or clock() + pause >= deadline
+                        if not isinstance(failure, Unavailable) or last:
                             raise failure from error
                     attempt += 1
                     await asyncio.sleep(pause)

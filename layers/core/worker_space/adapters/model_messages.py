@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal
 
 import httpx2
@@ -15,21 +15,36 @@ from pydantic_ai.messages import (
     ModelRequestPart,
     ModelResponse,
     ModelResponsePart,
+    PartDeltaEvent,
+    PartStartEvent,
     SystemPromptPart,
     TextPart,
+    TextPartDelta,
     ToolCallPart,
     ToolReturnPart,
     UserPromptPart,
 )
 from pydantic_ai.messages import ModelRequest as LibraryRequest
+from pydantic_ai.models import Model as LibraryModel
 from pydantic_ai.models import ModelRequestParameters
+from pydantic_ai.models.function import FunctionModel
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.tools import ToolDefinition
 
 from worker_space.errors import ModelError, Unavailable
 from worker_space.models import AssistantTurn, ModelReply, ModelRequest, ToolCall, ToolResult, Usage, UserTurn
 
-__all__ = ["FAILURES", "VERDICTS", "to_error", "to_messages", "to_parameters", "to_reply", "to_settings"]
+__all__ = [
+    "FAILURES",
+    "VERDICTS",
+    "is_about_the_key",
+    "streamed",
+    "to_error",
+    "to_messages",
+    "to_parameters",
+    "to_reply",
+    "to_settings",
+]
 
 Verdict = Literal["passing", "refused", "unusable", "by status"]
 
@@ -61,6 +76,11 @@ VERDICTS: Final[tuple[tuple[type[BaseException], Verdict], ...]] = (
     (RecursionError, "unusable"),
 )
 FAILURES: Final = tuple(error for error, _ in VERDICTS)
+
+
+class _BrokeOff(exceptions.ModelConnectionError):
+    """A stream that ended before its answer did."""
+
 
 _PASSING_STATUSES: Final = frozenset({408, 409, 425, 429})
 _REASON_MAX: Final = 300
@@ -140,6 +160,43 @@ def to_settings(request: ModelRequest, seconds: float) -> ModelSettings:
     return settings
 
 
+async def streamed(
+    model: LibraryModel,
+    messages: list[ModelMessage],
+    settings: ModelSettings,
+    parameters: ModelRequestParameters,
+    on_text: Callable[[str], None],
+) -> ModelResponse:
+    """The whole answer, after its text went to `on_text` as it came; together the pieces are the answer's text."""
+    if isinstance(model, FunctionModel):
+        response = await model.request(messages, settings, parameters)
+        text = response.text or ""
+        for start in range(0, len(text), _PIECE_CHARACTERS):
+            on_text(text[start : start + _PIECE_CHARACTERS])
+        return response
+    written = False
+    async with model.request_stream(messages, settings, parameters) as stream:
+        async for event in stream:
+            if isinstance(event, PartStartEvent) and isinstance(event.part, TextPart):
+                # As the library joins the texts of one answer.
+                piece = ("\n\n" if written and event.previous_part_kind != "text" else "") + event.part.content
+            elif isinstance(event, PartDeltaEvent) and isinstance(event.delta, TextPartDelta):
+                piece = event.delta.content_delta
+            else:
+                continue
+            if piece:
+                written = True
+                on_text(piece)
+    response = stream.get()
+    if response.finish_reason in {None, "stop"} and "finish_reason" not in (response.provider_details or {}):
+        # The library takes such an end for a good one; but a connection that is closed halfway looks the same.
+        raise _BrokeOff(model.model_name, "the stream ended before the answer did")
+    return response
+
+
+_PIECE_CHARACTERS: Final = 80
+
+
 def to_reply(response: ModelResponse, request: ModelRequest) -> ModelReply:
     """The answer in our words.
 
@@ -206,16 +263,22 @@ def to_error(
         return Unavailable(
             "model", f"{request.model} answered {where}" if status is not None else f"{request.model}: {where}"
         )
-    if status in (401, 403):
+    if is_about_the_key(error):
         # What providers say here holds parts of keys and names of accounts: the operator's matter, not the user's.
         return ModelError(f"the provider of {request.model} does not accept this deployment's credentials ({where})")
     reason = _shown(_reason(error), request, secrets)
     return ModelError(f"{request.model} refused the request ({where})" + (f": {reason}" if reason else ""))
 
 
+def is_about_the_key(error: BaseException) -> bool:
+    """Whether the provider did not accept this deployment's credentials."""
+    return isinstance(error, exceptions.ModelHTTPError) and error.status_code in (401, 403)
+
+
 _WITHOUT_STATUS: Final[dict[type[BaseException], str]] = {
     exceptions.ModelConnectionError: "no connection to the provider",
     exceptions.ModelTimeoutError: "the provider did not answer in time",
+    _BrokeOff: "the answer broke off",
 }
 
 

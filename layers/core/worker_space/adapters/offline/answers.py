@@ -55,24 +55,26 @@ class Desk:
         role: `coder`, `analyst`, `writer`, `planner` or nothing, by the first words of the system prompt.
         earlier: What the user said before in this session, oldest first.
         tools: Names of the tools the agent has.
+        given: What the tasks before it came to, where the message is a task of a plan.
     """
 
     role: str
     earlier: Sequence[str]
     tools: Sequence[str]
+    given: str = ""
 
     @classmethod
-    def of(cls, system_prompt: str, earlier: Sequence[str], tools: Sequence[str]) -> "Desk":
+    def of(cls, system_prompt: str, earlier: Sequence[str], tools: Sequence[str], given: str = "") -> "Desk":
         """The desk of an agent with this prompt; only its beginning counts, for what was recalled stands below."""
         match = _ROLE.match(system_prompt)
-        return cls(role=match[1].lower() if match else "", earlier=earlier, tools=tools)
+        return cls(role=match[1].lower() if match else "", earlier=earlier, tools=tools, given=given)
 
 
 def reply(desk: Desk, message: str) -> Script:
     """The script of the whole message."""
     answers: list[str] = []
     for request in understand(message):
-        answers.append((yield from _answer(desk, request, answers[-1] if answers else "")))
+        answers.append((yield from _answer(desk, request, answers[-1] if answers else desk.given)))
     return "\n\n---\n\n".join(answers)
 
 

@@ -172,6 +172,11 @@ def _delete(match: "re.Match[str]", quoted: Quoted) -> Request | None:
     return Delete(paths=known) if len(known) == len(paths) <= _MOST_PATHS else None
 
 
+def _compose(match: "re.Match[str]", quoted: Quoted) -> Request | None:
+    what = match["what"]
+    return Compose(path=next(iter(paths_in(what, quoted)), None)) if _COMPOSED.match(what) else None
+
+
 def _show(match: "re.Match[str]", quoted: Quoted) -> Request | None:
     path = quoted.path(match["path"])
     groups = match.groupdict()
@@ -396,4 +401,5 @@ READING: Final = (
         r"(?: (?:file|module|script))?$",
         _look_for_name,
     ),
+    _rule(r"(?:write|draft|compose|create|make|generate|prepare|translate|improve) (?P<what>.+)$", _compose),
 )

@@ -1,7 +1,7 @@
 """The rules behind Pydantic AI's `FunctionModel`: conversation in, one tool call or the answer out."""
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,15 +14,14 @@ from pydantic_ai.messages import (
     ToolReturnPart,
     UserPromptPart,
 )
-from pydantic_ai.models.function import AgentInfo, DeltaToolCall, DeltaToolCalls, FunctionModel
+from pydantic_ai.models.function import AgentInfo, FunctionModel
 from pydantic_ai.usage import RequestUsage
 
 from worker_space.adapters.offline.answers import Desk, reply
 from worker_space.adapters.offline.dialogue import Call, Exchange, Result, play
+from worker_space.adapters.offline.orchestrating import orchestrate, outputs_given
 
 __all__ = ["offline_model"]
-
-_STREAMED_CHARACTERS = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +37,7 @@ class _Conversation:
 
 def offline_model() -> FunctionModel:
     """The model `offline:rules`."""
-    return FunctionModel(_respond, stream_function=_stream, model_name="rules")
+    return FunctionModel(_respond, model_name="rules")
 
 
 # A coroutine function, though it awaits nothing: a plain one would be run in another thread, which costs more than it.
@@ -57,20 +56,12 @@ async def _respond(messages: list[ModelMessage], info: AgentInfo) -> ModelRespon
     return ModelResponse([part], usage=usage, finish_reason="stop" if isinstance(outcome, str) else "tool_call")
 
 
-async def _stream(messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator[str | DeltaToolCalls]:
-    conversation = _conversation(messages)
-    outcome = _next(conversation, info)
-    if isinstance(outcome, str):
-        for start in range(0, len(outcome), _STREAMED_CHARACTERS):
-            yield outcome[start : start + _STREAMED_CHARACTERS]
-    else:
-        arguments = json.dumps(dict(outcome.arguments))
-        yield {0: DeltaToolCall(outcome.tool, arguments, tool_call_id=_call_id(conversation))}
-
-
 def _next(conversation: _Conversation, info: AgentInfo) -> Call | str:
     tools = tuple(tool.name for tool in info.function_tools)
-    desk = Desk.of(conversation.system_prompt, conversation.earlier, tools)
+    decided = orchestrate(conversation.system_prompt, conversation.message, tools)
+    if decided is not None:
+        return decided
+    desk = Desk.of(conversation.system_prompt, conversation.earlier, tools, outputs_given(conversation.system_prompt))
     return play(reply(desk, conversation.message), frozenset(tools), conversation.done)
 
 

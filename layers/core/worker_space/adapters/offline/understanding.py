@@ -8,7 +8,7 @@ from worker_space.adapters.offline.grammar import CHANGING, HEAD, READING, SPEAK
 from worker_space.adapters.offline.requests import Look, Request, Unknown
 from worker_space.adapters.offline.wording import LITERAL, Quoted, paths_in, polite_core
 
-__all__ = ["understand"]
+__all__ = ["NEGATION", "STORES", "understand"]
 
 _MOST_REQUESTS: Final = 4
 _MOST_PATHS: Final = 3
@@ -24,13 +24,13 @@ _SPLIT: Final = re.compile(
 )
 # Between an unquoted text and the next request only "then" is unambiguous: "with milk and delete" may be the text.
 _SPLIT_AT_THEN: Final = re.compile(rf"\s*[,;]?\s+(?:and\s+)?then\s+(?=(?:{_VERBS})\b)", re.I)
-_NEGATION: Final = re.compile(
+NEGATION: Final = re.compile(
     r"\b(?:do not|don'?t|never|without|avoid|instead of|not to|must not|should not|shouldn'?t)\b", re.I
 )
 _REMEMBER: Final = re.compile(
     r"(?:remember|keep in mind|don'?t forget|note)\b(?! (?:what|when|where|who|how)\b)(?!\.)", re.I
 )
-_STORES: Final = re.compile(r"(?:create|make|write|save|append|add|put|overwrite)\b", re.I)
+STORES: Final = re.compile(r"(?:create|make|write|save|append|add|put|overwrite)\b", re.I)
 _ALL: Final[tuple[Rule, ...]] = (*SPEAKING, *WRITING, *CHANGING, *READING)
 
 
@@ -49,8 +49,8 @@ def understand(message: str) -> list[Request]:
         return [_unknown(text[:_MOST_CHARACTERS], quoted)]
     if _REMEMBER.match(polite_core(text)):
         return [_one(text, quoted, _ALL)]
-    unquoted = bool(_STORES.match(polite_core(text))) and not re.search(LITERAL, text)
-    if not unquoted and _NEGATION.search(text):
+    unquoted = bool(STORES.match(polite_core(text))) and not re.search(LITERAL, text)
+    if not unquoted and NEGATION.search(text):
         # "Do not … and delete …": no sentence that speaks of what not to do may change anything.
         return [_one(text, quoted, READING)]
     pieces = [piece for piece in (_SPLIT_AT_THEN if unquoted else _SPLIT).split(text) if piece.strip()]

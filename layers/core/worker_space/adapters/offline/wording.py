@@ -48,7 +48,7 @@ _CLOSING: Final = {
 }
 _COURTESY: Final = re.compile(
     r"(?:@[\w-]+[,:]?\s+|(?:hi|hello|hey)(?:\s+\w+)?\s*[,!]\s*|(?:please|kindly|now|ok|okay|so|and|then|also|first|next|finally|just)\b[,:]?\s+"
-    r"|(?:can|could|would|will)\s+you\s+|i(?:\s+would|'d)?\s+(?:want|need|like)\s+(?:you\s+)?to\s+(?:know\s+)?|let'?s\s+|go\s+ahead\s+and\s+|help\s+me\s+(?:to\s+)?(?=\w))+",
+    r"|(?:can|could|would|will)\s+you\s+|i(?:\s+would|'d)?\s+(?:want|need|like)\s+(?:you\s+)?to\s+(?:know\s+)?|let'?s\s+|(?:ask|tell|let|have)\s+(?:(?:the|our|my)\s+)?(?:coder|analyst|writer|planner)\s+(?:to\s+)?|go\s+ahead\s+and\s+|help\s+me\s+(?:to\s+)?(?=\w))+",
     re.I,
 )
 _TAIL: Final = re.compile(
