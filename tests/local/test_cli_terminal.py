@@ -86,7 +86,7 @@ def test_ctrl_c_cancels_the_awaited_answer_and_the_chat_goes_on(api: FakeApi, en
         assert process.stdout is not None
         process.stdin.write("First\nSecond\n")
         process.stdin.flush()
-        wait_for(lambda: len(api.sent("GET", ".*/tasks/task_1")) > 2)
+        wait_for(lambda: len(api.sent("GET", ".*/chat/session_1/events")) > 1)
         process.send_signal(signal.SIGINT)
         wait_for(lambda: bool(api.sent("POST", ".*/chat/session_1/message/")))
         process.stdin.close()
@@ -100,7 +100,7 @@ def test_ctrl_c_ends_a_run_that_uses_a_running_stack(api: FakeApi, environment: 
     api.states = [task("working")]
     with subprocess.Popen([*COMMAND, "run", "--once"], stderr=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stderr is not None
-        wait_for(lambda: len(api.sent("GET", ".*/tasks/task_1")) > 2)
+        wait_for(lambda: len(api.sent("GET", ".*/chat/session_1/events")) > 1)
         process.send_signal(signal.SIGINT)
         errors = process.stderr.read()
     assert process.returncode == 130

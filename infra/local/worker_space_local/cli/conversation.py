@@ -1,16 +1,24 @@
 """One message and its answer, as it happens: the calls an agent makes, what it says, and where the time went."""
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from worker_space_local.cli.screen import clean, markdown, one_line, say, seconds, warn
-from worker_space_local.client import Client, ClientError, Json, segment
+from worker_space_local.cli.preview import Preview
+from worker_space_local.cli.screen import clean, markdown, say, seconds, warn
+from worker_space_local.cli.telling import Story, tell_calls, tell_results
+from worker_space_local.client import Client, ClientError, Json, Problem, segment
+from worker_space_local.event_stream import EventStream
 
 ENDED: Final = frozenset({"completed", "failed", "canceled"})
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 0.5
+_FIRST_PATIENCE: Final = 1.0
+_PATIENCE: Final = 5.0
+"""Seconds without any news after which the person is told that nothing has happened yet."""
+_NO_EVENTS: Final = frozenset({404, 405, 501})
+AUTO: Final = "auto"
+"""In the place of an agent's name: the project's orchestrator chooses."""
 
 
 class TookTooLong(ClientError):
@@ -32,7 +40,9 @@ def send(client: Client, project: str, text: str, agent: str | None, session: st
 
 
 def agent_of(client: Client, project: str, session: str | None, agent: str | None) -> str | None:
-    """Whom a message goes to when nobody is named: the session's own agent, else `analyst`."""
+    """Whom a message goes to when nobody is named: the session's own agent, else `analyst`; `None` names nobody."""
+    if agent == AUTO:
+        return None
     if agent is not None:
         return agent
     if session is not None:
@@ -42,22 +52,67 @@ def agent_of(client: Client, project: str, session: str | None, agent: str | Non
     return "analyst"
 
 
-def follow(client: Client, project: str, task: Json, name: str, *, timeout: float) -> Json:
-    """Print what an agent does until its task has ended.
+class Follower:
+    """Follows the messages of one conversation, each to its end.
+
+    It reads the session's event stream, and goes on behind the last event it has seen. An API that tells no events
+    is asked for the task again and again instead.
 
     Args:
         client: The API.
         project: The project's id.
-        task: The task as it was accepted.
-        name: What to call the agent.
-        timeout: Seconds to wait for the end.
-
-    Returns:
-        The ended task.
-
-    Raises:
-        TookTooLong: It has not ended in time.
     """
+
+    def __init__(self, client: Client, project: str) -> None:
+        self._client = client
+        self._project = project
+        self._streams: dict[str, EventStream] = {}
+
+    def follow(self, task: Json, name: str, *, timeout: float) -> tuple[Json, str]:
+        """Print what happens until a message's task has ended.
+
+        Args:
+            task: The task as it was accepted.
+            name: What to call its agent.
+            timeout: Seconds to wait for the end.
+
+        Returns:
+            The ended task, and what to call the agent that ended it.
+
+        Raises:
+            TookTooLong: It has not ended in time.
+        """
+        began = time.monotonic()
+        session = str(task["session_id"])
+        stream = self._streams.setdefault(session, EventStream(self._client, self._project, session))
+        with Preview() as preview:
+            story = Story(self._client, self._project, str(task["id"]), name, preview)
+            patience = _FIRST_PATIENCE
+            while (left := began + timeout - time.monotonic()) > 0:
+                try:
+                    events = stream.read(wait=min(left, patience))
+                except Problem as problem:
+                    if problem.status not in _NO_EVENTS or stream.last:
+                        raise
+                    warn("… this API tells no events: its task is looked at instead")
+                    return _poll(self._client, self._project, task, name, timeout=left), name
+                if story.tell(events):
+                    ended = self._client.task(self._project, str(task["id"]))
+                    return ended, story.name(ended["agent_id"])
+                if not events:
+                    warn(f"… still waiting ({time.monotonic() - began:.0f} s)")
+                patience = _FIRST_PATIENCE if events else _PATIENCE
+        raise _took_too_long(self._client.task(self._project, str(task["id"])), timeout)
+
+
+def _took_too_long(task: Json, timeout: float) -> TookTooLong:
+    return TookTooLong(
+        f"no answer after {timeout:.0f} s (task {task['id']} is {task['state']}); it goes on in the background"
+    )
+
+
+def _poll(client: Client, project: str, task: Json, name: str, *, timeout: float) -> Json:
+    """Print what an agent does until its task has ended, by looking at the task."""
     began = news = time.monotonic()
     told, pause, patience = 0, _FIRST_PAUSE, 1.0
     while True:
@@ -72,9 +127,7 @@ def follow(client: Client, project: str, task: Json, name: str, *, timeout: floa
             return task
         now = time.monotonic()
         if now - began > timeout:
-            raise TookTooLong(
-                f"no answer after {timeout:.0f} s (task {task['id']} is {task['state']}); it goes on in the background"
-            )
+            raise _took_too_long(task, timeout)
         if now - news > patience:
             what = "waiting for a worker" if task["state"] == "submitted" else f"{name} is working"
             warn(f"… {what} ({now - began:.0f} s)")
@@ -85,23 +138,9 @@ def follow(client: Client, project: str, task: Json, name: str, *, timeout: floa
 
 def _tell_step(name: str, step: Mapping[str, Any]) -> None:
     if step.get("kind") == "model":
-        for call in step.get("tool_calls") or ():
-            say(f"{name} calls {one_line(str(call.get('name')))} {_arguments(call.get('arguments'))}".rstrip())
+        tell_calls(name, step.get("tool_calls") or ())
     elif step.get("kind") == "results":
-        for result in step.get("results") or ():
-            if result.get("is_error"):
-                path = f" {one_line(str(result['path']))}" if result.get("path") else ""
-                say(f"  {one_line(str(result.get('name')))}{path} was refused")
-
-
-def _arguments(arguments: object) -> str:
-    if not isinstance(arguments, Mapping):
-        return one_line(str(arguments or ""))
-    shown = []
-    for key, value in arguments.items():
-        text = value if isinstance(value, str) else json.dumps(value)
-        shown.append(one_line(text) if key == "path" else f"{clean(str(key))}={one_line(text)}")
-    return " ".join(shown)
+        tell_results(step.get("results") or ())
 
 
 def tell_end(name: str, task: Json) -> bool:

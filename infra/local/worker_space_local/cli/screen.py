@@ -66,7 +66,9 @@ def size(count: int) -> str:
     """A number of bytes for people, such as `7.2 MB`."""
     if count < 1000:
         return f"{count} B"
-    return f"{count / 1000:.1f} kB" if count < 1_000_000 else f"{count / 1_000_000:.1f} MB"
+    if count < 1_000_000:
+        return f"{count / 1000:.1f} kB"
+    return f"{count / 1_000_000:.1f} MB" if count < 1_000_000_000 else f"{count / 1_000_000_000:.1f} GB"
 
 
 def clock(milliseconds: object) -> str:
@@ -77,28 +79,52 @@ def clock(milliseconds: object) -> str:
 
 
 class Progress:
-    """How far something is; `done` of `total`, where both are known."""
+    """How far something is: `done` of `total` things and, where they are counted, how many of `bytes`."""
 
-    def __init__(self, what: str, total: int) -> None:
+    def __init__(self, what: str, total: int, bytes_: int = 0) -> None:
         self.what = what
         self.total = total
+        self.bytes = bytes_
         self.done = 0
+        self._moved = 0
+        self._lock = threading.Lock()
+
+    def moved(self, count: int) -> None:
+        """Count bytes; several threads may."""
+        with self._lock:
+            self._moved += count
 
     def __str__(self) -> str:
-        return f"… still {self.what}" + (f": {self.done} of {self.total}" if self.total else "")
+        parts = [f"{self.done} of {self.total}"] if self.total else []
+        if self.bytes:
+            parts.append(f"{size(self._moved)} of {size(self.bytes)}")
+        return f"… still {self.what}" + (f": {', '.join(parts)}" if parts else "")
 
 
 @contextmanager
-def progress(what: str, total: int = 0, *, first: float = 1.0, every: float = 5.0) -> Iterator[Progress]:
-    """Say what takes so long when the block takes more than `first` seconds, and again `every` so many."""
-    state = Progress(what, total)
+def progress(
+    what: str, total: int = 0, *, bytes_: int = 0, first: float = 1.0, every: float = 5.0
+) -> Iterator[Progress]:
+    """Say what takes so long when the block takes more than `first` seconds, and again `every` so many.
+
+    On a terminal it is one line, which shows how far things are and is gone afterwards.
+    """
+    state = Progress(what, total, bytes_)
     ended = threading.Event()
+    terminal = sys.stderr.isatty()
 
     def watch() -> None:
         wait = first
         while not ended.wait(wait):
-            warn(str(state))
-            wait = every
+            if terminal:
+                click.echo(f"\r\x1b[2K{state}", err=True, nl=False)
+                sys.stderr.flush()
+            else:
+                warn(str(state))
+            wait = 0.2 if terminal else every
+        if terminal and wait != first:
+            click.echo("\r\x1b[2K", err=True, nl=False)
+            sys.stderr.flush()
 
     thread = threading.Thread(target=watch, name="progress", daemon=True)
     thread.start()

@@ -1,6 +1,7 @@
 """Who calls: the bearer token of a request, verified against the issuer's keys. There is no switch that skips it."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import jwt
@@ -9,7 +10,7 @@ from worker_space.api.keys import ALGORITHMS, SigningKeys
 from worker_space.errors import InvalidRequest, Unauthorized, Unavailable
 from worker_space.tenancy import UserContext
 
-__all__ = ["TokenVerifier", "bearer_token"]
+__all__ = ["Caller", "TokenVerifier", "bearer_token"]
 
 _LEEWAY_SECONDS: Final = 5
 _MAX_CHARACTERS: Final = 8_192
@@ -31,6 +32,14 @@ def bearer_token(authorization: Sequence[str]) -> str:
     return token
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Who calls; `until` is when the token ends, in epoch seconds."""
+
+    user: UserContext
+    until: int
+
+
 class TokenVerifier:
     """Checks tokens of one issuer for one audience.
 
@@ -45,7 +54,7 @@ class TokenVerifier:
         self._audience = audience
         self._keys = keys
 
-    async def user(self, token: str) -> UserContext:
+    async def caller(self, token: str) -> Caller:
         """The user whom a token names.
 
         Raises:
@@ -75,7 +84,7 @@ class TokenVerifier:
                 leeway=_LEEWAY_SECONDS,
                 options={"require": list(_REQUIRED)},
             )
-            return UserContext(claims["sub"])
+            return Caller(user=UserContext(claims["sub"]), until=int(claims["exp"]))
         except jwt.ExpiredSignatureError as error:
             raise Unauthorized("the token has expired: get a new one") from error
         except jwt.PyJWTError as error:

@@ -1,39 +1,47 @@
 """The outermost ring: every request is identified, authenticated, bounded in size and time, and ends in an answer."""
 
 import asyncio
+import re
 import secrets
 from collections.abc import Callable
 from typing import Final
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders, QueryParams
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from worker_space.api.auth import TokenVerifier, bearer_token
 from worker_space.api.problems import problem_of, unexpected
 from worker_space.errors import TooLarge, Unavailable, WorkerSpaceError
+from worker_space.stream_tickets import StreamTickets, tenant_of
 
 __all__ = ["MAX_BODY_BYTES", "REQUEST_SECONDS", "Boundary"]
 
 MAX_BODY_BYTES: Final = 10_000_000
 REQUEST_SECONDS: Final = 28.0
 """The function is given 29 s, API Gateway gives up after 30."""
-_PROTECTED: Final = "/my/projects"
+_PROTECTED: Final = ("/my/projects", "/my/erasures")
+_STREAM: Final = re.compile(r"/my/projects/(?P<project>[^/]+)/chat/(?P<session>[^/]+)/events/?")
 
 
 class Boundary:
     """ASGI middleware.
 
     The token is checked before the body is read and before the router looks: without one, everything below
-    `/my/projects` looks the same. The user goes into the scope as `user_context`, the one place routes take it from.
+    `/my/projects` and `/my/erasures` looks the same. The user goes into the scope as `user_context`, the one place
+    routes take it from.
 
     Args:
         verifier: Gives the deployment's token verifier.
+        tickets: Gives what checks the tickets of event streams, the one thing that may stand for a token.
     """
 
-    def __init__(self, app: ASGIApp, *, verifier: Callable[[], TokenVerifier]) -> None:
+    def __init__(
+        self, app: ASGIApp, *, verifier: Callable[[], TokenVerifier], tickets: Callable[[], StreamTickets]
+    ) -> None:
         self._app = app
         self._verifier = verifier
+        self._tickets = tickets
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -59,8 +67,7 @@ class Boundary:
             async with deadline:
                 headers = Headers(scope=scope)
                 if path.startswith(_PROTECTED):
-                    token = bearer_token(headers.getlist("authorization"))
-                    scope["user_context"] = await self._verifier().user(token)
+                    await self._identify(scope, headers)
                 await self._app(scope, _bounded(headers, receive), sending)
             return
         except TimeoutError as error:
@@ -76,6 +83,25 @@ class Boundary:
         else:
             response = unexpected(failure, path, correlation_id=correlation_id)
         await response(scope, receive, sending)
+
+    async def _identify(self, scope: Scope, headers: Headers) -> None:
+        """Put the caller into the scope.
+
+        Raises:
+            Unauthorized: Neither a token nor, for an event stream, a ticket says who calls.
+        """
+        given = headers.getlist("authorization")
+        stream = _STREAM.fullmatch(scope["path"])
+        if stream is not None and scope["method"] == "GET" and not given:
+            ticket = QueryParams(scope["query_string"]).getlist("ticket")
+            if len(ticket) == 1:
+                tenant = tenant_of(ticket[0], stream["project"])
+                await self._tickets().open(tenant, stream["session"], ticket[0])
+                scope["user_context"] = tenant.user
+                return
+        caller = await self._verifier().caller(bearer_token(given))
+        scope["user_context"] = caller.user
+        scope["token_expires_at"] = caller.until
 
 
 def _bounded(headers: Headers, receive: Receive) -> Receive:
