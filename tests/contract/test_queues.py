@@ -396,6 +396,23 @@ async def test_releasing_one_tenants_queue_touches_no_other(subject: Subject) ->
         assert depths == [0] * (released + 1) + [1] * (len(HOSTILE) - released - 1)
 
 
+async def test_a_tenants_queues_are_found_by_their_names_and_nobody_elses(subject: Subject) -> None:
+    for number, tenant in enumerate(HOSTILE):
+        for generation in range(1, number + 2):
+            await subject.queues.create(tenant, generation)
+    for number, tenant in enumerate(HOSTILE):
+        assert list(await subject.queues.generations(tenant)) == list(range(1, number + 2))
+        assert await subject.queues.exists(tenant, number + 1)
+        assert not await subject.queues.exists(tenant, number + 2)
+        assert await subject.queues.mappings(tenant, number + 1) == 1
+        assert await subject.queues.mappings(tenant, number + 2) == 0
+    await subject.queues.release(HOSTILE[3], 2)
+    assert list(await subject.queues.generations(HOSTILE[3])) == [1, 3, 4]
+    assert not await subject.queues.exists(HOSTILE[3], 2)
+    assert await subject.queues.mappings(HOSTILE[3], 2) == 0
+    assert list(await subject.queues.generations(TenantContext("nobody", "p"))) == []
+
+
 async def test_the_worker_is_woken_for_one_queue(subject: Subject) -> None:
     await subject.queues.create(U10, 3)
     await subject.queues.wake_worker(U10, 3)
@@ -486,3 +503,17 @@ async def test_a_mapping_in_change_is_waited_for_a_little_and_then_unavailable(o
     on_aws.lambda_.meta.events.unregister("before-call.lambda.DeleteEventSourceMapping", refuse)
     await on_aws.queues.release(U1, 1)
     assert await on_aws.queues.depth(U1, 1) == 0
+
+
+async def test_queues_are_listed_to_the_end(on_aws: OnAws) -> None:
+    pages: list[Any] = []
+
+    def small(params: Any, **_: Any) -> None:
+        params["body"] = json.dumps({**json.loads(params["body"]), "MaxResults": 2})
+        pages.append(params)
+
+    for generation in range(1, 6):
+        await on_aws.queues.create(U1, generation)
+    on_aws.sqs.meta.events.register("before-call.sqs.ListQueues", small)
+    assert list(await on_aws.queues.generations(U1)) == [1, 2, 3, 4, 5]
+    assert len(pages) == 3

@@ -228,6 +228,11 @@ async def test_due_items_are_found_across_tenants_and_no_others(setup: Setup) ->
         await setup.records.write(tenant, Put(key=Key(f"D#{at}"), item=item))
     found = await setup.records.due(shard, 50, 10)
     assert [(tenant.project_id, item["due_at"]) for tenant, item in found] == [("other", 10), ("p", 30)]
+    later = await setup.records.due(shard, 99, 10, since=30)
+    assert [item["due_at"] for _, item in later] == [30, 99]
+    assert await setup.records.due(shard, 50, 10, since=31) == []
+    assert await setup.records.due(shard, 50, 10, since=51) == []
+    assert [item["due_at"] for _, item in await setup.records.due(shard, 99, 1, since=11)] == [30]
     await setup.records.write(others, Update(key=Key("D#10"), remove=["due_shard", "due_at"]))
     assert len(await setup.records.due(shard, 50, 10)) == 1
 

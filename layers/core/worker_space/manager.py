@@ -1,5 +1,6 @@
 """`WorkerSpaceManager`: hands out worker spaces, one per (user, project) and invocation."""
 
+from worker_space.cleanup import CleanupReport
 from worker_space.space import Collaborators, UserWorkerSpace
 from worker_space.tenancy import TenantContext
 
@@ -18,3 +19,15 @@ class WorkerSpaceManager:
         tenant = TenantContext(user_id, project_id)
         # `setdefault` on a dict is atomic, so racing callers agree on one value.
         return self._spaces.setdefault(tenant, UserWorkerSpace(tenant, self._parts))
+
+    async def cleanup(self, user_id: str, project_id: str) -> CleanupReport:
+        """Release the backend resources of that pair and of no other; the next `get_or_create` makes a new one.
+
+        Raises:
+            NotFound: The user has no such project.
+        """
+        space = self.get_or_create(user_id, project_id)
+        try:
+            return await space.cleanup()
+        finally:
+            self._spaces.pop(space.tenant, None)

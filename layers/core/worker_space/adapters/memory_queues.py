@@ -4,7 +4,7 @@ import itertools
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -134,6 +134,21 @@ class MemoryQueues:
         with self._lock:
             queue = self._queues.get(self._names.queue(tenant, generation))
             return len(queue.messages) if queue else 0
+
+    async def exists(self, tenant: TenantContext, generation: int) -> bool:
+        """Whether the queue is there."""
+        with self._lock:
+            return self._names.queue(tenant, generation) in self._queues
+
+    async def generations(self, tenant: TenantContext) -> Sequence[int]:
+        """Which of the tenant's queues are there."""
+        with self._lock:
+            found = [self._names.generation(tenant, name) for name in self._queues]
+        return sorted(generation for generation in found if generation is not None)
+
+    async def mappings(self, tenant: TenantContext, generation: int) -> int:
+        """One for a queue that is there, which here is its own mapping."""
+        return int(await self.exists(tenant, generation))
 
     async def ping(self) -> None:
         """Memory is always there."""

@@ -173,13 +173,13 @@ class MemoryRecords:
             insort(keys, sort)
         items[sort] = new | {"sk": sort}
 
-    async def due(self, shard: str, before: int, limit: int) -> Sequence[tuple[TenantContext, Item]]:
+    async def due(self, shard: str, before: int, limit: int, *, since: int = 0) -> Sequence[tuple[TenantContext, Item]]:
         with self._lock:
             items = [
                 item
                 for partition_items in self._partitions.values()
                 for item in partition_items.values()
-                if item.get("due_shard") == shard and item.get("due_at", before + 1) <= before
+                if item.get("due_shard") == shard and since <= item.get("due_at", before + 1) <= before
             ]
             items.sort(key=lambda item: int(item["due_at"]))
             return [(TenantContext(item["user_id"], item["project_id"]), deepcopy(item)) for item in items[:limit]]

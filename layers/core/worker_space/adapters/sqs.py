@@ -8,7 +8,7 @@ ARN follow from its name and from the dead-letter queue's ARN, which lies in the
 import asyncio
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import ClientError
@@ -40,6 +40,7 @@ _TRY_LATER: Final = frozenset({"ResourceInUseException", "ResourceConflictExcept
 _RETENTION_SECONDS: Final = 14 * 24 * 3600
 _VISIBILITY_MAX_SECONDS: Final = 12 * 3600
 _RECEIVES: Final = 10
+_LISTED: Final = 1000
 _DEPTHS: Final = (
     "ApproximateNumberOfMessages",
     "ApproximateNumberOfMessagesDelayed",
@@ -56,8 +57,8 @@ class SqsQueues:
 
     It needs these permissions, on queues that begin with `names.queues` and on their mappings: `sqs:CreateQueue`,
     `SetQueueAttributes`, `DeleteQueue`, `SendMessage`, `ChangeMessageVisibility`, `GetQueueAttributes` (also on the
-    dead-letter queue), `lambda:CreateEventSourceMapping`, `ListEventSourceMappings`, `DeleteEventSourceMapping`,
-    `TagResource` (on mappings) and `InvokeFunction` (on the worker).
+    dead-letter queue), `ListQueues`, `lambda:CreateEventSourceMapping`, `ListEventSourceMappings`,
+    `DeleteEventSourceMapping`, `TagResource` (on mappings) and `InvokeFunction` (on the worker).
 
     Args:
         sqs: A client from `make_client("sqs")`.
@@ -126,17 +127,9 @@ class SqsQueues:
             Unavailable: Also when the mapping is being changed just now; repeat it later.
         """
         name = self._names.queue(tenant, generation)
-        try:
-            listed = await self._control(self._lambda.list_event_source_mappings, EventSourceArn=self._arn(name))
-        except ClientError as error:
-            if _code(error) != _MAPPING_GONE:
-                raise Unavailable(_LAMBDA, _code(error)) from error
-            listed = {}
-        for mapping in listed.get("EventSourceMappings", ()):
-            if mapping.get("State") == "Deleting":
-                continue
+        for mapping in await self._mappings(name):
             try:
-                await self._control(self._lambda.delete_event_source_mapping, UUID=mapping["UUID"])
+                await self._control(self._lambda.delete_event_source_mapping, UUID=mapping)
             except ClientError as error:
                 if _code(error) != _MAPPING_GONE:
                     raise Unavailable(_LAMBDA, _code(error)) from error
@@ -222,11 +215,54 @@ class SqsQueues:
         attributes = answer.get("Attributes", {})
         return sum(int(attributes.get(name, 0)) for name in _DEPTHS)
 
+    async def exists(self, tenant: TenantContext, generation: int) -> bool:
+        """Whether the queue is there."""
+        try:
+            await self._calls(
+                _SQS,
+                self._sqs.get_queue_attributes,
+                QueueUrl=self._url(self._names.queue(tenant, generation)),
+                AttributeNames=["QueueArn"],
+            )
+        except ClientError as error:
+            if _code(error) in _QUEUE_GONE:
+                return False
+            raise Unavailable(_SQS, _code(error)) from error
+        return True
+
+    async def generations(self, tenant: TenantContext) -> Sequence[int]:
+        """Which of the tenant's queues are there, by their names; a new or deleted one shows within a minute."""
+        arguments: dict[str, Any] = {"QueueNamePrefix": self._names.queues_of(tenant), "MaxResults": _LISTED}
+        found: set[int] = set()
+        while True:
+            answer = await self._sqs_call(self._sqs.list_queues, **arguments)
+            for url in answer.get("QueueUrls", ()):
+                generation = self._names.generation(tenant, url.rpartition("/")[2])
+                found |= set() if generation is None else {generation}
+            if not answer.get("NextToken"):
+                return sorted(found)
+            arguments["NextToken"] = answer["NextToken"]
+
+    async def mappings(self, tenant: TenantContext, generation: int) -> int:
+        """How many event source mappings of the queue there are, not counting those that are being deleted."""
+        return len(await self._mappings(self._names.queue(tenant, generation)))
+
     async def ping(self) -> None:
         """Ask for an attribute of the dead-letter queue, without which nothing is safe anyway."""
         await self._sqs_call(
             self._sqs.get_queue_attributes, QueueUrl=self._url(self._dead_letter_name), AttributeNames=["QueueArn"]
         )
+
+    async def _mappings(self, name: str) -> Sequence[str]:
+        """The ids of a queue's mappings, without those that are being deleted; one of ours has at most one."""
+        try:
+            listed = await self._control(self._lambda.list_event_source_mappings, EventSourceArn=self._arn(name))
+        except ClientError as error:
+            if _code(error) != _MAPPING_GONE:
+                raise Unavailable(_LAMBDA, _code(error)) from error
+            return []
+        found = listed.get("EventSourceMappings", ())
+        return [mapping["UUID"] for mapping in found if mapping.get("State") != "Deleting"]
 
     async def _create_mapping(self, name: str) -> None:
         arguments: dict[str, Any] = {

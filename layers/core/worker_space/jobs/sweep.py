@@ -3,84 +3,98 @@
 import logging
 import time
 import traceback
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
-from worker_space.bus import AgentBus
 from worker_space.clock import now_ms
-from worker_space.ending import Outcome
-from worker_space.errors import NotFound, Unavailable
-from worker_space.jobs.settling import Settling
-from worker_space.jobs.task_worker import attempts_spent
-from worker_space.ledger import Ledger
-from worker_space.lifecycle import Projects
+from worker_space.errors import Lost, RequestError, Unavailable
 from worker_space.ports import DueItems
 from worker_space.records import Item
-from worker_space.tasks import DUE_SHARDS, TaskState
 from worker_space.tenancy import Key, TenantContext
 
-__all__ = ["Sweeper"]
+__all__ = ["COUNTS", "DueHandler", "Sweeper"]
+
+COUNTS: Final = ("sent", "failed", "canceled", "settled", "expired", "hibernated", "erased", "kept", "left")
+"""What a sweep tells of: tasks that were sent again, that failed, or were canceled because their space was reset; what
+else was owed and is settled (memory, announcements, half-done resets and deletions); approvals and reservations that
+expired; spaces put to sleep; erasures certified; what was looked at and is as it should be; and what could not be done
+and is left for the next sweep."""
+
+DueHandler = Callable[[TenantContext, Item], Awaitable[str]]
+"""Sees to one due item, which may be some moments old, and names what it did, one of `COUNTS`."""
 
 _PAGE: Final = 25
 _log = logging.getLogger(__name__)
 
 
 class Sweeper:
-    """Sends again what nobody began, takes back what nobody finished, and settles what is owed.
+    """Hands what is due to whoever sees to its kind.
 
-    Reads one sparse index, never a whole table; every change is conditional on the item as read, so two sweeps at
-    once, or a sweep beside a worker, do nothing twice.
+    Reads one sparse index, never a whole table. Handlers change nothing without a condition, so two sweeps at once, or
+    a sweep beside a worker, do nothing twice.
+
+    Args:
+        handlers: By the kind of key (`Key.kind`).
+        shards: The places of the index, looked at in turns: a crowd in one does not keep the others waiting.
     """
 
-    def __init__(self, *, due: DueItems, bus: AgentBus, settling: Settling, ledger: Ledger, projects: Projects) -> None:
-        self._projects = projects
+    def __init__(self, *, due: DueItems, handlers: Mapping[str, DueHandler], shards: Sequence[str]) -> None:
         self._due = due
-        self._bus = bus
-        self._settling = settling
-        self._ledger = ledger
+        self._handlers = handlers
+        self._shards = shards
 
     async def sweep(self, *, seconds: float) -> dict[str, int]:
-        """Work on overdue tasks, the oldest first, for at most `seconds`.
+        """Work on what is due, the oldest first, for at most `seconds`; only what was begun by then is ended.
 
         Returns:
-            How many were sent again, failed, settled or left for the next sweep.
+            How many there were of each of `COUNTS`.
         """
         until = time.monotonic() + seconds
-        counts = {"sent": 0, "failed": 0, "settled": 0, "left": 0}
-        for shard in DUE_SHARDS:
-            seen: set[tuple[TenantContext, str]] = set()
-            while time.monotonic() < until:
-                found = await self._due.due(shard, now_ms(), _PAGE + len(seen))
-                # The index follows the table with a delay: an item just handled may still be listed.
-                fresh = [(tenant, item) for tenant, item in found if (tenant, item["sk"]) not in seen]
-                if not fresh:
-                    break
-                for tenant, item in fresh:
-                    seen.add((tenant, item["sk"]))
-                    counts[await self._handle(tenant, item)] += 1
+        counts = dict.fromkeys(COUNTS, 0)
+        places = [_Place(shard) for shard in self._shards]
+        while places and time.monotonic() < until:
+            for place in list(places):
+                if not (page := await place.next_page(self._due)):
+                    places.remove(place)
+                for tenant, item in page:
+                    if time.monotonic() >= until:
+                        return counts
+                    counts[await self._see_to(tenant, item)] += 1
         return counts
 
-    async def _handle(self, tenant: TenantContext, item: Item) -> str:
+    async def _see_to(self, tenant: TenantContext, item: Item) -> str:
         try:
-            if item["sk"] == Key.space().sort:
-                await self._projects.purge(tenant)
-                return "settled"
-            if TaskState(item["state"]).ended:
-                await self._settling.settle(tenant, item)
-                return "settled"
-            if item["attempt"] >= self._ledger.max_attempts:
-                outcome = Outcome(
-                    state=TaskState.FAILED,
-                    code="attempts_spent",
-                    content=attempts_spent(item),
-                )
-                return "failed" if await self._bus.end_waiting(tenant, item, outcome) else "left"
-            return "sent" if await self._bus.send_again(tenant, item) else "left"
-        except (NotFound, Unavailable) as error:
-            _log.warning("%s stays overdue: %s", item.get("id", "a deleted project"), error)
-            return "left"
+            return await self._handlers[Key(item["sk"]).kind](tenant, item)
+        except (RequestError, Unavailable) as error:
+            _log.warning("%s stays overdue: %s", item.get("id", "a project"), error)
+        except Lost:
+            _log.info("%s was seen to by somebody else", item.get("id", "a project"))
+            return "kept"
         except Exception as error:  # noqa: BLE001 - said and gone past, whatever it is
             # An item that cannot be read (of another release, say) must not keep the others waiting. The error's own
             # text may quote the item, so its place has to do.
             where = "".join(traceback.format_tb(error.__traceback__))
             _log.error("%s cannot be seen to: %s\n%s", item["sk"], type(error).__name__, where)
-            return "left"
+        return "left"
+
+
+class _Place:
+    """How far one shard has been looked through in this sweep."""
+
+    def __init__(self, shard: str) -> None:
+        self._shard = shard
+        self._before = now_ms()
+        self._since = 0
+        # Of the newest time on the last page: that many may be listed again at the head of the next one.
+        self._seen: set[tuple[TenantContext, str]] = set()
+
+    async def next_page(self, due: DueItems) -> Sequence[tuple[TenantContext, Item]]:
+        """The next items, each once: what was seen to is gone from the index, a moment later, or is due later."""
+        found = await due.due(self._shard, self._before, _PAGE + len(self._seen), since=self._since)
+        fresh = [(tenant, item) for tenant, item in found if (tenant, item["sk"]) not in self._seen]
+        if fresh:
+            newest = int(fresh[-1][1]["due_at"])
+            if newest > self._since:
+                self._since, self._seen = newest, set()
+            self._seen |= {(tenant, item["sk"]) for tenant, item in fresh if item["due_at"] == newest}
+        return fresh
