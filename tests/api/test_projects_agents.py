@@ -7,7 +7,11 @@ import pytest
 
 from tests.api.service import Service, kind
 from tests.api.signing import token
-from worker_space.tenancy import TenantContext
+from tests.memory_stack import calls, says
+from worker_space.errors import ModelError
+from worker_space.models import ModelRequest
+from worker_space.records import Update
+from worker_space.tenancy import Key, TenantContext
 
 pytestmark = pytest.mark.anyio
 AGENT = {"name": "checker", "system_prompt": "You check."}
@@ -18,7 +22,7 @@ async def test_a_project_is_made_read_renamed_and_deleted(service: Service) -> N
     assert made.status_code == 201
     assert made.headers["location"] == "/my/projects/shop/"
     body = made.json()
-    assert set(body) == {"id", "name", "created_at", "updated_at"}
+    assert set(body) == {"id", "name", "policy", "limits", "created_at", "updated_at"}
     assert (body["id"], body["name"]) == ("shop", "Shop")
     assert (await service.call("GET", made.headers["location"])).json() == body
     renamed = await service.call("PATCH", "/my/projects/shop/", json={"name": "The shop"})
@@ -127,8 +131,8 @@ async def test_an_agent_is_made_read_changed_and_deleted(service: Service, proje
     assert {name: agent[name] for name in config} == config
     assert agent["version"] == 1
     assert set(agent) == {
-        "id", "name", "system_prompt", "model", "tools", "max_concurrency", "temperature", "max_tokens", "metadata",
-        "version", "created_at", "updated_at",
+        "id", "name", "system_prompt", "model", "tools", "max_concurrency", "temperature", "max_tokens", "enabled",
+        "metadata", "version", "created_at", "updated_at",
     }  # fmt: skip
     for target in (agent["id"], "checker", "CHECKER"):
         assert (await service.call("GET", f"{project}/agents/{target}")).json() == agent
@@ -218,3 +222,211 @@ async def test_a_repeated_request_makes_one_agent(service: Service, project: str
     first = await service.call("POST", f"{project}/agents/", json=AGENT, headers=headers)
     again = await service.call("POST", f"{project}/agents/", json=AGENT, headers=headers)
     assert (again.status_code, again.json()) == (201, first.json())
+
+
+# -- versions ------------------------------------------------------------------------------------------------
+
+
+async def test_each_change_is_a_version_and_versions_come_newest_first_in_pages(service: Service, project: str) -> None:
+    made = (await service.call("POST", f"{project}/agents/", json=AGENT)).json()
+    for number in range(2, 6):
+        await service.call("PATCH", f"{project}/agents/checker", json={"system_prompt": f"Prompt {number}."})
+    first = (await service.call("GET", f"{project}/agents/checker/versions/", params={"limit": 2})).json()
+    address = f"{project}/agents/{made['id']}/versions"
+    rest = (await service.call("GET", f"{address}/", params={"cursor": first["next"]})).json()
+    found = first["items"] + rest["items"]
+    assert [item["version"] for item in found] == [5, 4, 3, 2, 1]
+    assert [item["system_prompt"] for item in found] == [*(f"Prompt {n}." for n in (5, 4, 3, 2)), "You check."]
+    assert found[-1] == made
+    assert rest["next"] is None
+    assert (await service.call("GET", f"{address}/1")).json() == made
+    assert (await service.call("GET", f"{project}/agents/checker/versions/3")).json() == found[2]
+    cursor = {"cursor": cursor_of(f"AGENTVERSION#{made['id'][:-1]}#00000001")}
+    assert (await service.call("GET", f"{address}/", params=cursor)).status_code == 422
+
+
+async def test_a_version_is_restored_as_a_new_one(service: Service, project: str) -> None:
+    made = (await service.call("POST", f"{project}/agents/", json={**AGENT, "max_concurrency": 5})).json()
+    await service.call(
+        "PATCH", f"{project}/agents/checker", json={"name": "judge", "system_prompt": "New.", "max_concurrency": 1}
+    )
+    answer = await service.call("POST", f"{project}/agents/judge/versions/1/restore")
+    assert answer.status_code == 201
+    restored = answer.json()
+    assert answer.headers["location"] == f"{project}/agents/{made['id']}/versions/3"
+    told = {"version", "updated_at"}
+    assert {k: v for k, v in restored.items() if k not in told} == {k: v for k, v in made.items() if k not in told}
+    assert restored["version"] == 3
+    assert (await service.call("GET", f"{project}/agents/checker")).json() == restored
+    assert (await service.call("GET", f"{project}/agents/judge")).status_code == 404
+    assert (await service.call("GET", f"{project}/agents/checker/status")).json()["max_concurrency"] == 5
+
+
+async def test_a_restore_that_is_repeated_happens_once(service: Service, project: str) -> None:
+    await service.call("POST", f"{project}/agents/", json=AGENT)
+    await service.call("PATCH", f"{project}/agents/checker", json={"system_prompt": "New."})
+    headers = {"Idempotency-Key": "k1"}
+    restore = f"{project}/agents/checker/versions/1/restore"
+    first = await service.call("POST", restore, headers=headers)
+    await service.call("PATCH", f"{project}/agents/checker", json={"system_prompt": "Newer."})
+    again = await service.call("POST", restore, headers=headers)
+    assert (again.status_code, again.json()) == (201, first.json())
+    assert (await service.call("GET", f"{project}/agents/checker")).json()["version"] == 4
+
+
+@pytest.mark.parametrize("version", ["0", "-1", "1.5", "x", "100000000"])
+async def test_a_versions_number_is_a_whole_one_from_1(service: Service, project: str, version: str) -> None:
+    for method, path in (("GET", version), ("POST", f"{version}/restore")):
+        answer = await service.call(method, f"{project}/agents/coder/versions/{path}")
+        assert (answer.status_code, kind(answer)) == (422, "invalid-request")
+
+
+async def test_a_missing_version_is_404_for_reading_and_restoring(service: Service, project: str) -> None:
+    for method, path in (("GET", "9"), ("POST", "9/restore")):
+        answer = await service.call(method, f"{project}/agents/coder/versions/{path}")
+        assert (answer.status_code, kind(answer)) == (404, "not-found")
+
+
+async def test_a_version_whose_name_is_taken_by_now_is_not_restored(service: Service, project: str) -> None:
+    await service.call("POST", f"{project}/agents/", json=AGENT)
+    await service.call("PATCH", f"{project}/agents/checker", json={"name": "judge"})
+    await service.call("POST", f"{project}/agents/", json=AGENT)
+    answer = await service.call("POST", f"{project}/agents/judge/versions/1/restore")
+    assert (answer.status_code, kind(answer)) == (409, "conflict")
+    assert (await service.call("GET", f"{project}/agents/judge")).json()["version"] == 2
+
+
+@pytest.mark.parametrize("lost", [{"tools": ["gone_tool"]}, {"model": "gone:model"}], ids=["tool", "model"])
+async def test_a_version_whose_tools_or_model_are_no_longer_served_is_not_restored(
+    service: Service, project: str, lost: dict[str, object]
+) -> None:
+    made = (await service.call("POST", f"{project}/agents/", json=AGENT)).json()
+    await service.call("PATCH", f"{project}/agents/checker", json={"system_prompt": "New."})
+    # As an earlier release of the deployment stored it.
+    tenant, key = TenantContext("alice", "shop"), Key.agent_version(made["id"], 1)
+    stored = await service.stack.records.get(tenant, key)
+    assert stored is not None
+    await service.stack.records.write(tenant, Update(key=key, set={"config": {**stored["config"], **lost}}))
+    answer = await service.call("POST", f"{project}/agents/checker/versions/1/restore")
+    assert (answer.status_code, kind(answer)) == (422, "invalid-request")
+    assert (await service.call("GET", f"{project}/agents/checker")).json()["version"] == 2
+
+
+async def test_a_deleted_agents_versions_stay_readable_by_its_id_but_cannot_be_restored(
+    service: Service, project: str
+) -> None:
+    made = (await service.call("POST", f"{project}/agents/", json=AGENT)).json()
+    await service.call("DELETE", f"{project}/agents/checker")
+    address = f"{project}/agents/{made['id']}/versions"
+    assert (await service.call("GET", f"{address}/")).json()["items"] == [made]
+    assert (await service.call("GET", f"{address}/1")).json() == made
+    assert (await service.call("GET", f"{project}/agents/checker/versions/")).status_code == 404
+    assert (await service.call("POST", f"{address}/1/restore")).status_code == 404
+
+
+async def test_a_running_task_keeps_the_version_it_started_with(service: Service, project: str) -> None:
+    await service.call("POST", f"{project}/agents/", json={**AGENT, "tools": ["list_directory"]})
+    prompts: list[str] = []
+
+    async def change_it_meanwhile(request: ModelRequest) -> None:
+        prompts.append(request.system_prompt)
+        if len(prompts) == 1:
+            changed = await service.call("PATCH", f"{project}/agents/checker", json={"system_prompt": "You changed."})
+            assert changed.status_code == 200
+
+    service.stack.model.before = change_it_meanwhile
+    service.stack.model.script = [calls(("list_directory", {})), says("first"), says("second")]
+    async with service.worker():
+        for said in ("first", "second"):
+            message = {"content": "go", "target_agent": "checker"}
+            assert (await service.call("POST", f"{project}/chat/", json=message)).json()["content"] == said
+    assert ["You check." in prompt for prompt in prompts] == [True, True, False]
+    assert "You changed." in prompts[2]
+    tasks = (await service.call("GET", f"{project}/tasks/")).json()["items"]
+    assert [task["agent_version"] for task in tasks] == [2, 1]
+
+
+# -- enabled, status, metrics --------------------------------------------------------------------------------
+
+
+async def test_a_disabled_agent_takes_no_new_messages_until_it_is_enabled(service: Service, project: str) -> None:
+    message = {"content": "hi", "target_agent": "coder"}
+    session = (await service.call("POST", f"{project}/chat/sessions/", json={})).json()["id"]
+    disabled = await service.call("PATCH", f"{project}/agents/coder", json={"enabled": False})
+    assert (disabled.status_code, disabled.json()["enabled"]) == (200, False)
+    assert (await service.call("GET", f"{project}/agents/coder/status")).json()["status"] == "disabled"
+    asynchronous = {"Prefer": "respond-async"}
+    refused = await service.call("POST", f"{project}/chat/{session}/message/", json=message, headers=asynchronous)
+    assert (refused.status_code, kind(refused)) == (409, "conflict")
+    assert "disabled" in refused.json()["detail"]
+    assert (await service.call("GET", f"{project}/chat/{session}/messages/")).json()["items"] == []
+    await service.call("PATCH", f"{project}/agents/coder", json={"enabled": True})
+    async with service.worker():
+        answer = await service.call("POST", f"{project}/chat/{session}/message/", json=message)
+    assert answer.status_code == 200
+
+
+async def test_what_a_disabled_agent_was_given_before_it_still_answers(service: Service, project: str) -> None:
+    session = (await service.call("POST", f"{project}/chat/sessions/", json={"target_agent": "coder"})).json()["id"]
+    sent = [
+        await service.call(
+            "POST",
+            f"{project}/chat/{session}/message/",
+            json={"content": f"m{number}"},
+            headers={"Prefer": "respond-async"},
+        )
+        for number in range(2)
+    ]
+    await service.call("PATCH", f"{project}/agents/coder", json={"enabled": False})
+    await service.stack.work(TenantContext("alice", "shop"))
+    for each in sent:
+        assert (await service.call("GET", each.json()["href"])).json()["state"] == "completed"
+
+
+@pytest.mark.parametrize("enabled", ["yes", 1, "true"])
+async def test_enabled_is_true_or_false(service: Service, project: str, enabled: object) -> None:
+    answer = await service.call("PATCH", f"{project}/agents/coder", json={"enabled": enabled})
+    assert (answer.status_code, kind(answer)) == (422, "invalid-request")
+
+
+async def test_an_agents_status_and_metrics_follow_its_tasks(service: Service, project: str) -> None:
+    agent = (await service.call("GET", f"{project}/agents/coder")).json()["id"]
+    idle = {
+        "agent_id": agent,
+        "status": "idle",
+        "registered": True,
+        "running": 0,
+        "parked": 0,
+        "waiting": 0,
+        "max_concurrency": 3,
+    }
+    assert (await service.call("GET", f"{project}/agents/coder/status")).json() == idle
+    nothing = (await service.call("GET", f"{project}/agents/coder/metrics")).json()
+    assert (nothing["tasks_processed"], nothing["in_flight"], nothing["p50_ms"]) == (0, 0, None)
+    during: list[dict[str, object]] = []
+
+    async def look(_: ModelRequest) -> None:
+        during.append((await service.call("GET", f"{project}/agents/{agent}/status")).json())
+        during.append((await service.call("GET", f"{project}/agents/{agent}/metrics")).json())
+
+    service.stack.model.before = look
+    service.stack.model.script = [says("done"), ModelError("no")]
+    async with service.worker():
+        for status in (200, 502):
+            answer = await service.call("POST", f"{project}/chat/", json={"content": "x", "target_agent": "coder"})
+            assert answer.status_code == status
+    assert (during[0]["status"], during[0]["running"], during[1]["in_flight"]) == ("busy", 1, 1)
+    assert (await service.call("GET", f"{project}/agents/coder/status")).json() == idle
+    metrics = (await service.call("GET", f"{project}/agents/coder/metrics")).json()
+    found = {name: metrics[name] for name in ("tasks_processed", "completed", "failed", "canceled", "in_flight")}
+    assert found == {"tasks_processed": 2, "completed": 1, "failed": 1, "canceled": 0, "in_flight": 0}
+    assert metrics["p50_ms"] >= 1
+    assert (await service.call("GET", f"{project}/agents/writer/metrics")).json()["tasks_processed"] == 0
+
+
+async def test_an_agent_waits_for_approval_where_nothing_of_it_runs(service: Service, project: str) -> None:
+    agent = (await service.call("GET", f"{project}/agents/coder")).json()["id"]
+    waiting = Update(key=Key.runtime(agent), include={"waiting": frozenset({"task_1"})})
+    await service.stack.records.write(TenantContext("alice", "shop"), waiting)
+    status = (await service.call("GET", f"{project}/agents/coder/status")).json()
+    assert (status["status"], status["waiting"]) == ("waiting_for_approval", 1)

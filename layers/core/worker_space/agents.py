@@ -79,6 +79,7 @@ Tools = Annotated[
 Concurrency = Annotated[int, Field(ge=1, le=10, strict=True)]
 Temperature = Annotated[float, Field(ge=0.0, le=2.0)]
 MaxTokens = Annotated[int, Field(ge=1, le=200_000, strict=True)]
+Enabled = Annotated[bool, Field(strict=True)]
 Metadata = Annotated[
     dict[str, JsonValue],
     Field(max_length=32, examples=[{"role": "reviewer", "capabilities": ["analyse", "review"]}]),
@@ -97,6 +98,7 @@ class AgentConfig(BaseModel):
         max_concurrency: Most tasks of this agent at once, 1 to 10.
         temperature: 0.0 to 2.0, or the provider's default.
         max_tokens: Most tokens of one model answer, or the provider's default.
+        enabled: Whether it takes new messages; what it was given before, it still answers.
         metadata: Free facts, at most 16 KiB as JSON, among them `role` (text) and `capabilities` (list of texts).
     """
 
@@ -109,6 +111,7 @@ class AgentConfig(BaseModel):
     max_concurrency: Concurrency = 3
     temperature: Temperature | None = None
     max_tokens: MaxTokens | None = None
+    enabled: Enabled = True
     metadata: Metadata = Field(default_factory=dict)
 
 
@@ -124,6 +127,7 @@ class AgentChanges(BaseModel):
     max_concurrency: Concurrency | None = None
     temperature: Temperature | None = None
     max_tokens: MaxTokens | None = None
+    enabled: Enabled | None = None
     metadata: Metadata | None = None
 
     def apply(self, config: AgentConfig) -> AgentConfig:
@@ -145,6 +149,8 @@ class Agent(BaseModel):
         version: 1 at creation, one more with every update.
         created_at: Epoch milliseconds.
         updated_at: Epoch milliseconds.
+        context_generation: One more with every clearing of its context; what was begun in an earlier one is not
+            recalled any more.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -154,6 +160,7 @@ class Agent(BaseModel):
     config: AgentConfig
     created_at: int
     updated_at: int
+    context_generation: int = 1
 
     @property
     def capabilities(self) -> list[str]:

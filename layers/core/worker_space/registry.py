@@ -1,74 +1,33 @@
-"""The agents of a project: kept in the table, rehydrated through the cache.
+"""The agents of a project, as the table keeps them; `rehydration` hands out copies."""
 
-The cache is never trusted for a decision. It hands out copies stamped with a version, and the transactions that act
-on one (accept, first claim) carry that version as a condition; who finds it old loads again from the table.
-"""
+from collections.abc import Callable, Sequence
+from typing import Final
 
-import json
-import logging
-import unicodedata
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
-
-from pydantic import ValidationError
-
+from worker_space.agent_records import IS_LIVE, agent_of, as_known, check_live, new_agent_writes, stored_agent
 from worker_space.agents import Agent, AgentChanges, AgentConfig
+from worker_space.allowances import Allowances
 from worker_space.clock import now_ms
-from worker_space.errors import ConditionFailed, Conflict, NotFound, Unavailable
+from worker_space.errors import ConditionFailed, Conflict, NotFound
+from worker_space.home import Home
 from worker_space.idempotency import Repeat, remember
 from worker_space.ids import is_id, new_id
 from worker_space.ports import Cache, Records
-from worker_space.projects import Space, SpaceState, no_project
-from worker_space.records import All, Check, Delete, Equals, Exists, Item, Missing, OneOf, Put, Update, Write
+from worker_space.records import Delete, Equals, Item, Missing, Put, Update, Write
+from worker_space.rehydration import CACHE_TTL_SECONDS, Rehydration
+from worker_space.tally import AGENTS
 from worker_space.tenancy import Key, TenantContext
 
 __all__ = ["CACHE_TTL_SECONDS", "IS_LIVE", "AgentRegistry", "Home", "agent_of", "new_agent_writes"]
 
-CACHE_TTL_SECONDS: Final = 300
-_SPACE_FIELD: Final = "space"
-# Which agents belong to the fill: a late one may have left the field of an agent that was deleted since.
-_INDEX_FIELD: Final = "agents"
-_log = logging.getLogger(__name__)
-
-IS_LIVE: Final = All(
-    Exists("sk"),
-    OneOf("state", tuple(state.value for state in SpaceState if state is not SpaceState.DELETED)),
-)
+_TRIES: Final = 5
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Home:
-    """A worker space as rehydrated: its record and its agents, possibly some minutes old."""
-
-    space: Space
-    agents: Mapping[str, Agent]
-    cached: bool
-
-    def find(self, target: str) -> Agent | None:
-        """The agent with this id or, without regard to case, this name."""
-        if is_id("agent", target):
-            return self.agents.get(target)
-        wanted = unicodedata.normalize("NFC", target.strip()).casefold()
-        return next((agent for agent in self.agents.values() if agent.config.name.casefold() == wanted), None)
-
-
-def agent_of(item: Item) -> Agent:
-    """The agent kept in a table item."""
-    return Agent(
-        id=item["id"],
-        version=item["version"],
-        config=AgentConfig.model_validate(item["config"]),
-        created_at=item["created_at"],
-        updated_at=item["updated_at"],
-    )
-
-
-class AgentRegistry:
+class AgentRegistry(Rehydration):
     """Makes, changes and finds a project's agents.
 
     Args:
         check_config: Raises `InvalidRequest` for a configuration this deployment cannot run (unknown tool or model).
+        allowances: How many agents a project may have.
         default_model: For agents whose configuration names none.
     """
 
@@ -78,68 +37,13 @@ class AgentRegistry:
         cache: Cache,
         *,
         check_config: Callable[[AgentConfig], None],
+        allowances: Allowances,
         default_model: str = "offline:rules",
     ) -> None:
+        super().__init__(records, cache)
+        self._allowances = allowances
         self._default_model = default_model
-        self._records = records
-        self._cache = cache
         self._check_config = check_config
-
-    # -- rehydrate -------------------------------------------------------------------------------
-    async def home(self, tenant: TenantContext, *, fresh: bool = False) -> Home:
-        """The space and its agents: from the cache in one round trip, else from the table in one query.
-
-        Raises:
-            NotFound: The user has no such project.
-        """
-        cache_answers = True
-        if not fresh:
-            try:
-                fields = await self._cache.load(tenant)
-                if (home := self._from_cache(fields)) is not None:
-                    return home
-            except Unavailable:
-                cache_answers = False
-        items = (await self._records.query(tenant, Key.home())).items
-        _check_live(tenant, items)
-        home = Home(
-            space=Space.model_validate(items[0]),
-            agents={item["id"]: agent_of(item) for item in items[1:]},
-            cached=False,
-        )
-        if cache_answers:
-            await self._fill(tenant, home)
-        return home
-
-    @staticmethod
-    def _from_cache(fields: Mapping[str, str]) -> Home | None:
-        if _SPACE_FIELD not in fields or _INDEX_FIELD not in fields:
-            return None
-        try:
-            space = Space.model_validate_json(fields[_SPACE_FIELD])
-            agents = {name: Agent.model_validate_json(fields[name]) for name in fields[_INDEX_FIELD].split()}
-        except (KeyError, ValidationError):
-            # Written by another release; the table knows better and the fill replaces it.
-            return None
-        return Home(space=space, agents=agents, cached=True)
-
-    async def _fill(self, tenant: TenantContext, home: Home) -> None:
-        fields = {agent.id: agent.model_dump_json() for agent in home.agents.values()}
-        try:
-            await self._cache.store(
-                tenant,
-                {_SPACE_FIELD: home.space.model_dump_json(), _INDEX_FIELD: " ".join(fields), **fields},
-                ttl_seconds=CACHE_TTL_SECONDS,
-            )
-        except Unavailable as error:
-            _log.info("the cache was not filled: %s", error)
-
-    async def forget(self, tenant: TenantContext) -> None:
-        """Drop the project's cache. A cache that cannot be reached is left to its time to live."""
-        try:
-            await self._cache.clear(tenant)
-        except Unavailable as error:
-            _log.info("the cache was not cleared: %s", error)
 
     # -- read ------------------------------------------------------------------------------------
     async def get(self, tenant: TenantContext, target: str) -> Agent:
@@ -154,11 +58,19 @@ class AgentRegistry:
             guard = await self._records.get(tenant, Key.agent_name(target.strip()))
             item = None if guard is None else await self._records.get(tenant, Key.agent(guard["agent_id"]))
         if item is None:
-            raise NotFound(f"this project has no agent {target[:80]!r}")
+            raise _no_agent(target)
         return agent_of(item)
 
+    async def id_of(self, tenant: TenantContext, target: str) -> str:
+        """The id of the agent with this id or name; an id is taken as it is.
+
+        Raises:
+            NotFound: The project has no agent of that name.
+        """
+        return target if is_id("agent", target) else (await self.get(tenant, target)).id
+
     async def version(self, tenant: TenantContext, agent_id: str, version: int) -> Agent:
-        """An agent as it was at a version.
+        """An agent as it was at a version, also after its deletion: tasks refer to it.
 
         Raises:
             NotFound: There is no such version.
@@ -167,6 +79,21 @@ class AgentRegistry:
         if item is None:
             raise NotFound(f"there is no version {version} of this agent")
         return agent_of(item)
+
+    async def versions(
+        self, tenant: TenantContext, agent_id: str, *, limit: int, after: str | None
+    ) -> tuple[Sequence[Agent], str | None]:
+        """The versions of an agent, the newest first, also after its deletion.
+
+        Raises:
+            NotFound: The project has, and had, no such agent.
+        """
+        page = await self._records.query(
+            tenant, Key.agent_versions(agent_id), limit=limit, after=after, descending=True
+        )
+        if not page.items and after is None:
+            raise _no_agent(agent_id)
+        return [agent_of(item) for item in page.items], page.after
 
     async def page(self, tenant: TenantContext, *, limit: int, after: str | None) -> tuple[Sequence[Agent], str | None]:
         """Agents in the order of their ages, from the table, in one query.
@@ -177,12 +104,12 @@ class AgentRegistry:
         if after is None:
             # The space's own record stands before the agents: the same query tells whether the project is there.
             page = await self._records.query(tenant, Key.home(), limit=limit + 1)
-            _check_live(tenant, page.items)
+            check_live(tenant, page.items)
             return [agent_of(item) for item in page.items[1:]], page.after
         page = await self._records.query(tenant, Key.agents(), limit=limit, after=after)
         if not page.items:
             space = await self._records.get(tenant, Key.space())
-            _check_live(tenant, [] if space is None else [space])
+            check_live(tenant, [] if space is None else [space])
         return [agent_of(item) for item in page.items], page.after
 
     # -- write -----------------------------------------------------------------------------------
@@ -203,103 +130,149 @@ class AgentRegistry:
 
         Raises:
             InvalidRequest: The configuration names an unknown tool or model.
-            Conflict: The name is taken.
+            Conflict: The name is taken, or others keep making agents at the same time.
+            LimitReached: The project has as many agents as it may have.
             NotFound: There is no such project.
         """
         agent = self.draft(config)
-        labelled = {"space": Check(key=Key.space(), when=IS_LIVE), **new_agent_writes(agent)}
-        if repeat is not None:
-            labelled["repeat"] = remember(repeat, agent.id)
-        try:
-            await self._records.write(tenant, *labelled.values())
-        except ConditionFailed as error:
-            found = dict(zip(labelled, error.items, strict=True))
-            if repeat is not None and found["repeat"] is not None:
-                return await self.get(tenant, repeat.same(found["repeat"]))
-            if found["space"] is not None:
-                raise no_project(tenant.project_id) from error
-            raise Conflict(f"the project has an agent named {config.name!r} already: choose another name") from error
-        await self.forget(tenant)
-        return agent
+        for _ in range(_TRIES):
+            space = await self._records.get(tenant, Key.space()) or {}
+            most = self._allowances.of_record(space).agents
+            count = await AGENTS.count(self._records, tenant, space)
+            labelled: dict[str, Write] = {
+                "space": AGENTS.one_more(space, count, most=most, when=IS_LIVE),
+                **new_agent_writes(agent),
+            }
+            if repeat is not None:
+                labelled["repeat"] = remember(repeat, agent.id)
+            try:
+                await self._records.write(tenant, *labelled.values())
+            except ConditionFailed as error:
+                found = dict(zip(labelled, error.items, strict=True))
+                if repeat is not None and (known := found["repeat"]) is not None:
+                    return await self.get(tenant, repeat.same(known))
+                if (stored := found["space"]) is None:
+                    raise Conflict(
+                        f"the project has an agent named {config.name!r} already: choose another name"
+                    ) from error
+                check_live(tenant, [stored] if stored else [])
+                AGENTS.check_room(stored, count, most=most)
+                continue
+            await self.changed(tenant)
+            return agent
+        raise Conflict("others keep making and deleting agents of this project: try again")
 
     async def update(self, tenant: TenantContext, target: str, changes: AgentChanges) -> Agent:
-        """Change an agent; running tasks keep the version they began with.
+        """Change an agent, which makes a new version; running tasks keep the one they began with.
 
         Raises:
             InvalidRequest: The new configuration names an unknown tool or model.
             Conflict: The new name is taken, or others keep changing the agent at the same time.
             NotFound: The project has no such agent.
         """
-        for _ in range(5):
+        return await self._next_version(tenant, target, lambda old: changes.apply(old.config))
+
+    async def restore(self, tenant: TenantContext, target: str, version: int, *, repeat: Repeat | None = None) -> Agent:
+        """Make a new version that equals an earlier one.
+
+        Raises:
+            InvalidRequest: That version names a tool or model that is no longer served.
+            Conflict: Its name is taken by another agent now, or others keep changing the agent at the same time.
+            NotFound: The project has no such agent, or the agent no such version.
+        """
+        agent_id = (await self.get(tenant, target)).id
+        earlier = await self.version(tenant, agent_id, version)
+        return await self._next_version(tenant, agent_id, lambda _: earlier.config, repeat=repeat)
+
+    async def _next_version(
+        self,
+        tenant: TenantContext,
+        target: str,
+        change: Callable[[Agent], AgentConfig],
+        *,
+        repeat: Repeat | None = None,
+    ) -> Agent:
+        for _ in range(_TRIES):
             old = await self.get(tenant, target)
-            config = changes.apply(old.config)
+            config = change(old)
             self._check_config(config)
-            agent = Agent(
-                id=old.id, version=old.version + 1, config=config, created_at=old.created_at, updated_at=now_ms()
-            )
+            agent = old.model_copy(update={"version": old.version + 1, "config": config, "updated_at": now_ms()})
+            stored = stored_agent(agent)
             labelled: dict[str, Write] = {
-                "agent": Put(key=Key.agent(old.id), item=_stored(agent), when=Equals("version", old.version)),
-                "version": Put(key=Key.agent_version(old.id, agent.version), item=_stored(agent)),
+                # Not put anew: what others keep on the item is not this change's to replace.
+                "agent": Update(
+                    key=Key.agent(old.id),
+                    set={name: stored[name] for name in ("version", "config", "updated_at")},
+                    when=Equals("version", old.version),
+                ),
+                "version": Put(key=Key.agent_version(old.id, agent.version), item=stored),
                 "runtime": Update(key=Key.runtime(old.id), set={"max": config.max_concurrency}),
             }
             old_name, new_name = Key.agent_name(old.config.name), Key.agent_name(config.name)
             if new_name != old_name:
                 labelled["name"] = Put(key=new_name, item={"agent_id": old.id}, when=Missing("sk"))
                 labelled["old name"] = Delete(key=old_name, when=Equals("agent_id", old.id))
+            if repeat is not None:
+                labelled["repeat"] = remember(repeat, f"{old.id}/{agent.version}")
             try:
                 await self._records.write(tenant, *labelled.values())
             except ConditionFailed as error:
-                if dict(zip(labelled, error.items, strict=True)).get("name") is not None:
+                found = dict(zip(labelled, error.items, strict=True))
+                if repeat is not None and (known := found["repeat"]) is not None:
+                    agent_id, _, version = repeat.same(known).rpartition("/")
+                    return await self.version(tenant, agent_id, int(version))
+                if found.get("name") is not None:
                     raise Conflict(f"the project has an agent named {config.name!r} already") from error
                 continue
-            await self.forget(tenant)
+            await self.changed(tenant)
+            return agent
+        raise Conflict("others keep changing this agent: read it and try again")
+
+    async def begin_context_generation(self, tenant: TenantContext, target: str) -> Agent:
+        """Have nothing that the agent remembers, or begins to remember before this, be recalled from now on.
+
+        Raises:
+            NotFound: The project has no such agent.
+            Conflict: Others keep changing the agent at the same time.
+        """
+        for _ in range(_TRIES):
+            old = await self.get(tenant, target)
+            agent = old.model_copy(update={"context_generation": old.context_generation + 1})
+            later = Update(
+                key=Key.agent(old.id), set={"context_generation": agent.context_generation}, when=as_known(old)
+            )
+            try:
+                await self._records.write(tenant, later)
+            except ConditionFailed:
+                continue
+            await self.changed(tenant)
             return agent
         raise Conflict("others keep changing this agent: read it and try again")
 
     async def delete(self, tenant: TenantContext, target: str) -> Agent:
-        """Take an agent away; its waiting tasks fail and say so.
+        """Take an agent away; its waiting tasks fail and say so. Its versions stay as long as the project.
 
         Raises:
             NotFound: The project has no such agent.
         """
-        for _ in range(5):
+        space: Item | None = None
+        for _ in range(_TRIES):
             old = await self.get(tenant, target)
+            count = 0 if space is None else await AGENTS.count(self._records, tenant, space)
             try:
                 await self._records.write(
                     tenant,
                     Delete(key=Key.agent(old.id), when=Equals("version", old.version)),
                     Delete(key=Key.agent_name(old.config.name), when=Equals("agent_id", old.id)),
+                    AGENTS.one_less(space, count),
                 )
-            except ConditionFailed:
+            except ConditionFailed as error:
+                space = error.items[2] if error.items[2] is not None else space
                 continue
-            await self.forget(tenant)
+            await self.changed(tenant)
             return old
         raise Conflict("others keep changing this agent: read it and try again")
 
 
-def _check_live(tenant: TenantContext, home: Sequence[Item]) -> None:
-    """Whether the items of a space begin with its record, and it is not that of a deleted project."""
-    if not home or home[0]["sk"] != Key.space().sort or home[0]["state"] == SpaceState.DELETED.value:
-        raise no_project(tenant.project_id)
-
-
-def _stored(agent: Agent) -> dict[str, Any]:
-    return {
-        "id": agent.id,
-        "version": agent.version,
-        "config": json.loads(agent.config.model_dump_json(exclude_none=True)),
-        "created_at": agent.created_at,
-        "updated_at": agent.updated_at,
-    }
-
-
-def new_agent_writes(agent: Agent) -> dict[str, Write]:
-    """The writes that make an agent; `name` is the one whose condition keeps names unique."""
-    return {
-        f"name {agent.config.name}": Put(
-            key=Key.agent_name(agent.config.name), item={"agent_id": agent.id}, when=Missing("sk")
-        ),
-        f"agent {agent.id}": Put(key=Key.agent(agent.id), item=_stored(agent), when=Missing("sk")),
-        f"version {agent.id}": Put(key=Key.agent_version(agent.id, agent.version), item=_stored(agent)),
-        f"runtime {agent.id}": Put(key=Key.runtime(agent.id), item={"max": agent.config.max_concurrency}),
-    }
+def _no_agent(target: str) -> NotFound:
+    return NotFound(f"this project has no agent {target[:80]!r}")
