@@ -1,5 +1,7 @@
 """The whole system over memory adapters, with a scripted model: for tests of the core and of the HTTP surface."""
 
+import asyncio
+import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,10 +16,11 @@ from worker_space.adapters.patterns import Re2Patterns
 from worker_space.composition import Parts, Ports, compose
 from worker_space.errors import InvalidRequest
 from worker_space.models import ModelReply, ModelRequest, ToolCall
-from worker_space.ports import Model, Records
+from worker_space.ports import Model, Owner, Records
+from worker_space.records import Item, Page
 from worker_space.settings import Settings
 from worker_space.tasks import Delivery
-from worker_space.tenancy import Names, TenantContext
+from worker_space.tenancy import Key, Names, TenantContext
 
 NAMES = Names("test")
 
@@ -48,6 +51,20 @@ def calls(*tools: tuple[str, dict[str, object]]) -> ModelReply:
     """A model's answer that asks for tools."""
     wanted = tuple(ToolCall(id=f"c{at}", name=name, arguments=given) for at, (name, given) in enumerate(tools))
     return ModelReply(content="", tool_calls=wanted, provider="{}")
+
+
+class SlowRecords(MemoryRecords):
+    """Answers reads a moment late, so that what was read by one thread is old when others have written."""
+
+    async def get_many(self, owner: Owner, keys: Sequence[Key]) -> Sequence[Item | None]:
+        found = await super().get_many(owner, keys)
+        await asyncio.sleep(random.uniform(0.001, 0.006))
+        return found
+
+    async def query(self, owner: Owner, prefix: Key, **page: Any) -> Page:
+        found = await super().query(owner, prefix, **page)
+        await asyncio.sleep(random.uniform(0.001, 0.006))
+        return found
 
 
 class ScriptedModel:

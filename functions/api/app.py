@@ -6,10 +6,12 @@ from mangum import Mangum
 
 from worker_space.api.app import create_app
 from worker_space.bootstrap import environment
+from worker_space.snapshots import ready_for_snapshots
 
+ready_for_snapshots("qdrant_client")
 app = create_app(lambda: environment().parts.services)
 # Sent as text inside the answer's JSON; everything else, above all the user's files, leaves as base64.
-_TEXT = ["application/json", "application/problem+json"]
+_TEXT = ["application/json", "application/problem+json", "text/event-stream"]
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:

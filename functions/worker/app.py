@@ -7,6 +7,9 @@ from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from worker_space.bootstrap import environment
+from worker_space.snapshots import ready_for_snapshots
+
+ready_for_snapshots("qdrant_client", "pydantic_ai.models.openai", "worker_space.adapters.model_messages")
 
 
 def handler(event: dict[str, Any], context: LambdaContext) -> Any:

@@ -127,11 +127,16 @@ def test_an_operation_is_described(method: str, path: str) -> None:
 def test_operation_ids_are_unique_and_stay() -> None:
     ids = sorted(DOCUMENT["paths"][path][method]["operationId"] for method, path in OPERATIONS)
     assert ids == [
-        "call_tool", "cancel_task", "create_agent", "create_project", "create_session", "delete_agent", "delete_file",
-        "delete_project", "delete_session", "get_agent", "get_project", "get_session", "get_task", "head_file",
-        "health", "list_agents", "list_files", "list_messages", "list_projects", "list_sessions", "list_steps",
-        "list_tasks", "list_tools", "read_file", "ready", "send_message", "start_chat", "update_agent",
-        "update_project", "write_file",
+        "add_context", "call_tool", "cancel_plan", "cancel_task", "cleanup_worker_space", "clear_context",
+        "confirm_approval", "create_agent", "create_download", "create_plan", "create_project", "create_session",
+        "create_stream_ticket", "create_upload", "delete_agent", "delete_file", "delete_project", "delete_session",
+        "execute_plan", "export_project", "get_agent", "get_agent_metrics", "get_agent_status", "get_agent_version",
+        "get_approval", "get_erasure", "get_limits", "get_plan", "get_project", "get_session", "get_task",
+        "get_worker_space", "head_file", "health", "import_project", "list_agent_versions", "list_agents",
+        "list_approvals", "list_context", "list_erasures", "list_files", "list_messages", "list_plans",
+        "list_projects", "list_sessions", "list_steps", "list_tasks", "list_tools", "read_file", "ready",
+        "reject_approval", "remove_context", "reset_worker_space", "restore_agent_version", "retry_plan_task",
+        "send_message", "start_chat", "stream_events", "update_agent", "update_project", "write_file",
     ]  # fmt: skip
 
 

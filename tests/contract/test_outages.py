@@ -39,7 +39,11 @@ CONTEXT: dict[str, Callable[[ContextStore], Awaitable[object]]] = {
     "add": lambda store: store.add(U1, AGENT, ENTRY),
     "search": lambda store: store.search(U1, AGENT, "invoice", limit=3),
     "entries": lambda store: store.entries(U1, AGENT, limit=3),
+    "remove": lambda store: store.remove(U1, AGENT, "task_1"),
+    "clear": lambda store: store.clear(U1, AGENT, before=2),
     "drop": lambda store: store.drop(U1, AGENT),
+    "drop_all": lambda store: store.drop_all(U1),
+    "remains": lambda store: store.remains(U1),
     "ping": lambda store: store.ping(),
 }
 

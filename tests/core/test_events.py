@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import pytest
 
 from tests.memory_stack import MemoryStack, calls, says
+from worker_space.bus import Sent
 from worker_space.errors import Conflict, Unavailable
 from worker_space.events import Event, EventLog, EventType
 from worker_space.manager import WorkerSpaceManager
@@ -226,7 +227,7 @@ async def test_an_interrupting_message_cancels_what_is_open_and_is_answered_next
 ) -> None:
     session = await _session(space)
     running, waiting = [await space.send_task(session, text, "coder") for text in ("running", "waiting")]
-    interrupting = []
+    interrupting: list[Sent] = []
 
     async def interrupt(request: ModelRequest) -> None:
         if not interrupting:

@@ -99,13 +99,15 @@ async def test_an_agent_that_is_full_parks_what_comes_and_lets_it_in_one_by_one(
     for _ in range(4):
         session = await space.sessions.create(TENANT, NewSession())
         sent.append(await space.send_task(session.id, "hello", "coder"))
-    assert await space.get_agent_status(agent.id) == {"running": 3, "parked": 4}
+    status = await space.get_agent_status(agent.id)
+    assert (status.status, status.running, status.parked) == ("busy", 3, 4)
     assert await stack.queues.depth(TENANT, 1) == 3
     going_on.set()
     await asyncio.gather(*running)
     await stack.work(TENANT)
     assert [(await space.wait_for_result(each, seconds=1)).task.state for each in sent] == [TaskState.COMPLETED] * 7
-    assert await space.get_agent_status(agent.id) == {"running": 0, "parked": 0}
+    status = await space.get_agent_status(agent.id)
+    assert (status.status, status.running, status.parked) == ("idle", 0, 0)
     assert len(stack.model.requests) == 7
 
 

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.memory_stack import MemoryStack
+from tests.memory_stack import MemoryStack, calls, says
 from worker_space import UserWorkerSpace, WorkerSpaceManager
 from worker_space.agents import AgentChanges, AgentConfig
 from worker_space.errors import Conflict, InvalidRequest, NotFound, Unavailable
@@ -122,3 +122,20 @@ async def test_a_manager_hands_out_one_space_for_a_pair_also_to_racing_callers()
     assert len(spaces) == 1
     assert manager.get_or_create("alice", "blog") is not manager.get_or_create("alice", "shop")
     assert manager.get_or_create("bob", "shop").tenant == TenantContext("bob", "shop")
+
+
+async def test_a_task_that_another_worker_takes_over_runs_the_version_it_started_with(
+    stack: MemoryStack, space: UserWorkerSpace
+) -> None:
+    await space.update_agent("coder", AgentChanges(system_prompt="The old words."))
+    sent = await space.send_task((await space.sessions.create(TENANT, NewSession())).id, "hi", "coder")
+    stack.model.script = [calls(("list_directory", {})), Unavailable("the model", "down"), says("done")]
+    with pytest.raises(Unavailable):
+        await stack.work(TENANT)
+    await space.update_agent("coder", AgentChanges(system_prompt="The new words."))
+    stack.clock[0] += 2000
+    await stack.work(TENANT)
+    reply = await space.wait_for_result(sent, seconds=1)
+    assert reply.response is not None
+    assert (reply.task.attempt, reply.task.agent_version) == (2, 2)
+    assert ["The old words." in request.system_prompt for request in stack.model.requests] == [True] * 3

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from functions.api.app import handler
+from tests.api.event_source import EventSource
 from tests.api.signing import FakeIssuer, token
 from worker_space.bootstrap import Environment
 
@@ -140,3 +141,35 @@ def test_a_message_is_accepted_with_its_tasks_address(gateway: Gateway) -> None:
     assert answer["statusCode"] == 202, answer["body"]
     task = gateway.ask("GET", answer["headers"]["location"])
     assert json.loads(task["body"])["state"] == "submitted"
+
+
+def test_a_session_s_events_are_told_through_the_gateway_and_resume_where_they_were_cut(gateway: Gateway) -> None:
+    gateway.ask("POST", "/my/projects/", body=b'{"id": "shop", "name": "Shop"}')
+    body = b'{"content": "Analyse main.py", "target_agent": "coder"}'
+    sent = gateway.ask("POST", "/my/projects/shop/chat/", body=body, headers={"prefer": "respond-async"})
+    chat = f"/my/projects/shop/chat/{json.loads(sent['body'])['task']['session_id']}"
+    whole = gateway.ask("GET", f"{chat}/events")
+    assert (whole["statusCode"], whole["isBase64Encoded"]) == (200, False)
+    assert whole["headers"]["content-type"].startswith("text/event-stream")
+    told = EventSource()
+    told.feed(whole["body"].encode())
+    assert [each.type for each in told.told] == ["message_created", "task_submitted"]
+    # A gateway writes header names in lower case.
+    rest = gateway.ask("GET", f"{chat}/events", headers={"last-event-id": "1"})
+    resumed = EventSource()
+    resumed.feed(rest["body"].encode())
+    assert resumed.told == told.told[1:]
+    empty = gateway.ask("GET", f"{chat}/events", query="last_event_id=2&wait=0.2")
+    assert (empty["statusCode"], "data:" in empty["body"]) == (200, False)
+
+
+def test_a_ticket_opens_a_stream_through_the_gateway_in_place_of_a_token(gateway: Gateway) -> None:
+    gateway.ask("POST", "/my/projects/", body=b'{"id": "shop", "name": "Shop"}')
+    session = json.loads(gateway.ask("POST", "/my/projects/shop/chat/sessions/", body=b"{}")["body"])["id"]
+    made = json.loads(gateway.ask("POST", f"/my/projects/shop/chat/{session}/events/ticket")["body"])
+    path, _, query = made["href"].partition("?")
+    opened = gateway.ask("GET", path, query=f"{query}&wait=0", anonymous=True)
+    assert opened["statusCode"] == 200, opened["body"]
+    refused = gateway.ask("GET", path, query=f"{query}x&wait=0", anonymous=True)
+    assert refused["statusCode"] == 401
+    assert made["ticket"] not in refused["body"]

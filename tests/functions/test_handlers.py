@@ -21,7 +21,7 @@ from worker_space.records import Update
 from worker_space.tasks import TaskState
 from worker_space.tenancy import Key, Names, TenantContext, UserContext
 
-EVENTS = Path(__file__).parents[1] / "events"
+EVENTS = Path(__file__).parents[2] / "events"
 
 
 @pytest.fixture

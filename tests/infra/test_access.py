@@ -27,6 +27,7 @@ SEVERAL = {
     "s3:DeleteObjects": {"s3:DeleteObject", "s3:DeleteObjectVersion"},
     "s3:HeadBucket": {"s3:ListBucket"},
     "s3:HeadObject": {"s3:GetObject", "s3:ListBucket"},
+    "s3:ListMultipartUploads": {"s3:ListBucketMultipartUploads"},
     "s3:ListObjectVersions": {"s3:ListBucketVersions"},
     "s3:ListObjectsV2": {"s3:ListBucket"},
     "s3:ListParts": {"s3:ListMultipartUploadParts"},

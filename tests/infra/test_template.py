@@ -252,6 +252,14 @@ def test_only_the_worker_receives_from_projects_queues_and_calls_models() -> Non
         assert holders == ["WorkerFunction"], policy
 
 
+def test_only_the_worker_which_has_the_means_embeds() -> None:
+    for name in FUNCTIONS:
+        # Without the key or the permission, each search would pay for a refusal before it goes by words.
+        assert ("WORKER_SPACE_EMBEDDING_MODEL" in variables(name)) is (name == "WorkerFunction")
+        assert ("OPENAI_API_KEY" in variables(name)) is (name == "WorkerFunction")
+        assert variables(name)["WORKER_SPACE_CONTEXT_LAYOUT"] == {"Ref": "ContextLayout"}
+
+
 # -- parameters
 
 

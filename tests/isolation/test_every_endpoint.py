@@ -28,18 +28,45 @@ class Case:
     headers: dict[str, str] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
     path: dict[str, str] = field(default_factory=dict)
+    params: dict[str, str] = field(default_factory=dict)
 
 
 ASYNC = {"Prefer": "respond-async"}
 CASES: dict[str, list[Case]] = {
     "get_project": [Case(own=200)],
-    "update_project": [Case(own=200, json={"name": "x"})],
-    "delete_project": [Case(own=204)],
+    "update_project": [
+        Case(own=200, json={"name": "x"}),
+        Case(own=200, json={"policy": {"ask": []}}),
+        Case(own=200, json={"limits": {"agents": 5}}),
+    ],
+    "get_limits": [Case(own=200)],
+    "delete_project": [Case(own=204), Case(own=202, params={"erase": "true"})],
+    "get_worker_space": [Case(own=200)],
+    "cleanup_worker_space": [Case(own=200)],
+    "reset_worker_space": [Case(own=200)],
+    "export_project": [Case(own=200)],
     "create_agent": [Case(own=201, json={"name": "x", "system_prompt": "x"})],
     "list_agents": [Case(own=200)],
     "get_agent": [Case(own=404), Case(own=404, path={"agent_id": "mine"})],
     "update_agent": [Case(own=404, json={"system_prompt": "x"}), Case(own=404, json={}, path={"agent_id": "mine"})],
     "delete_agent": [Case(own=404), Case(own=404, path={"agent_id": "mine"})],
+    "list_agent_versions": [Case(own=404), Case(own=404, path={"agent_id": "mine"})],
+    "get_agent_version": [Case(own=404, path={"version": "1"})],
+    "restore_agent_version": [Case(own=404, path={"version": "1"})],
+    "get_agent_status": [Case(own=404), Case(own=404, path={"agent_id": "mine"})],
+    "get_agent_metrics": [Case(own=404), Case(own=404, path={"agent_id": "mine"})],
+    "list_context": [
+        Case(own=404),
+        Case(own=404, path={"agent_id": "mine"}),
+        Case(own=200, path={"agent_id": "coder"}),
+    ],
+    "add_context": [
+        Case(own=404, json={"text": "x"}),
+        Case(own=404, json={"text": "x"}, headers={"Idempotency-Key": "k"}),
+        Case(own=201, json={"text": "x"}, path={"agent_id": "coder"}),
+    ],
+    "clear_context": [Case(own=404), Case(own=204, path={"agent_id": "coder"})],
+    "remove_context": [Case(own=404), Case(own=404, path={"agent_id": "coder"})],
     "create_session": [
         Case(own=201, json={}),
         Case(own=404, json={}, names={"target_agent": "agent_id"}),
@@ -54,15 +81,36 @@ CASES: dict[str, list[Case]] = {
         Case(own=202, json={"content": "x", "target_agent": "coder"}, headers=ASYNC),
         Case(own=404, json={"content": "x"}, names={"target_agent": "agent_id"}, headers=ASYNC),
     ],
+    "stream_events": [Case(own=404), Case(own=404, headers={"Last-Event-ID": "1"})],
+    "create_stream_ticket": [Case(own=404)],
     "list_tasks": [Case(own=200), Case(own=200, headers={"X-Nothing": "1"})],
     "get_task": [Case(own=404)],
     "list_steps": [Case(own=404)],
     "cancel_task": [Case(own=404)],
+    "create_plan": [
+        Case(own=202, json={"goal": "x"}, headers=ASYNC),
+        Case(own=404, json={"goal": "x"}, names={"session_id": "session_id"}, headers=ASYNC),
+        Case(own=422, json={"goal": "x", "tasks": [{"key": "a", "agent": "mine", "instructions": "x"}]}, headers=ASYNC),
+    ],
+    "list_plans": [Case(own=200), Case(own=200, params={"state": "proposed"})],
+    "get_plan": [Case(own=404)],
+    "execute_plan": [Case(own=404), Case(own=404, headers=ASYNC)],
+    "cancel_plan": [Case(own=404)],
+    "retry_plan_task": [Case(own=404), Case(own=404, headers=ASYNC)],
+    "list_approvals": [Case(own=200)],
+    "get_approval": [Case(own=404)],
+    "confirm_approval": [Case(own=404), Case(own=404, json={"arguments": {"path": "secret.txt"}})],
+    "reject_approval": [Case(own=404), Case(own=404, json={"reason": "x"})],
     "list_files": [Case(own=200)],
     "read_file": [Case(own=404), Case(own=404, headers={"Range": "bytes=0-3"})],
     "head_file": [Case(own=404)],
     "write_file": [Case(own=201, content=b"mine"), Case(own=412, content=b"mine", headers={"If-Match": "*"})],
     "delete_file": [Case(own=404), Case(own=412, headers={"If-Match": "*"})],
+    "create_upload": [
+        Case(own=201, json={"path": "secret.txt", "size": 4}),
+        Case(own=412, json={"path": "secret.txt", "size": 4}, headers={"If-Match": "*"}),
+    ],
+    "create_download": [Case(own=404, json={}, names={"path": "path"})],
     "list_tools": [Case(own=200)],
     "call_tool": [
         Case(own=422, json={"path": "secret.txt"}),
@@ -80,7 +128,7 @@ CASES: dict[str, list[Case]] = {
     ],
 }
 # Not under a project; they have tests of their own below.
-ELSEWHERE = {"create_project", "list_projects", "health", "ready"}
+ELSEWHERE = {"create_project", "import_project", "list_projects", "list_erasures", "get_erasure", "health", "ready"}
 
 TABLE = [(method, path, operation) for method, path, operation in routes(Service().app) if operation is not None]
 UNDER_A_PROJECT = [
@@ -102,7 +150,8 @@ def test_what_has_no_operation_id_holds_nobodys_data() -> None:
 
 
 def test_every_operation_but_those_without_a_user_is_under_my_projects() -> None:
-    outside = {operation for _, path, operation in TABLE if not path.startswith("/my/projects/")}
+    mine = ("/my/projects/", "/my/erasures/")
+    outside = {operation for _, path, operation in TABLE if not path.startswith(mine)}
     assert outside == {"health", "ready"}
 
 
@@ -113,7 +162,9 @@ async def ask(
         path = path.replace(f"{{{name}:path}}", value).replace(f"{{{name}}}", value)
     assert "{" not in path
     json = None if case.json is None else {**case.json, **{name: ids[what] for name, what in case.names.items()}}
-    return await world.service.call(method, path, user=user, json=json, content=case.content, headers=case.headers)
+    return await world.service.call(
+        method, path, user=user, json=json, content=case.content, headers=case.headers, params=case.params
+    )
 
 
 def unknown_ids() -> dict[str, str]:
@@ -122,6 +173,10 @@ def unknown_ids() -> dict[str, str]:
         "agent_id": new_id("agent"),
         "session_id": new_id("session"),
         "task_id": new_id("task"),
+        "entry_id": new_id("task"),
+        "approval_id": new_id("approval"),
+        "plan_id": new_id("plan"),
+        "key": "the_part",
         "path": "nothing.txt",
         "tool_name": "read_file",
     }
@@ -210,6 +265,32 @@ async def test_a_list_of_projects_is_the_callers_own(world: World) -> None:
     assert [item["id"] for item in answer.json()["items"]] == ["shop"]
     assert SECRET not in answer.text
     assert world.owners == {"bob/*"}
+
+
+async def test_receipts_of_erasures_are_the_callers_own(world: World) -> None:
+    hers = await world.service.call("DELETE", "/my/projects/private/", params={"erase": "true"})
+    assert hers.status_code == 202
+    world.owners.clear()
+    address = hers.headers["location"]
+    his = await world.service.call("GET", address, user="bob")
+    nobodys = await world.service.call("GET", f"/my/erasures/{new_id('erasure')}", user="bob")
+    assert his.status_code == nobodys.status_code == 404
+    assert shape(his, hers.json()["id"]) == shape(nobodys, nobodys.request.url.path.rpartition("/")[2])
+    assert (await world.service.call("GET", "/my/erasures/", user="bob")).json()["items"] == []
+    assert world.owners == {"bob/*"}
+
+
+async def test_an_import_of_anothers_archive_reaches_the_callers_own_alone(world: World) -> None:
+    archive = (await world.service.call("GET", "/my/projects/private/export")).content
+    before = world.stored("alice")
+    world.owners.clear()
+    refused = await world.service.call("POST", "/my/projects/import", user=None, content=archive)
+    assert refused.status_code == 401
+    assert world.owners == set()
+    made = await world.service.call("POST", "/my/projects/import?id=private", user="bob", content=archive)
+    assert made.status_code == 201, made.text
+    assert {owner.partition("/")[0] for owner in world.owners} == {"bob"}
+    assert world.stored("alice") == before
 
 
 async def test_an_idempotency_key_is_its_users_own(world: World) -> None:

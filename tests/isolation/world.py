@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
 from tests.api.service import Service
-from tests.memory_stack import MemoryStack
+from tests.memory_stack import MemoryStack, calls
 from worker_space.tenancy import TenantContext, UserContext
 
 SECRET = "MARKER-of-alice"
@@ -88,15 +88,40 @@ async def _fill(world: World, address: str, project: str) -> None:
         answer = await call("POST", f"{address}/chat/{chat.json()['id']}/message/", json={"content": SECRET})
     assert answer.status_code == 200, answer.text
     await call("PUT", f"{address}/files/secret.txt", content=SECRET.encode())
+    waiting = await _waiting_approval(world, address, project)
     note = {"text": f"{SECRET} likes tea", "agent_id": "mine"}
     assert (await call("POST", f"{address}/tools/remember", json=note)).status_code == 200
     world.ids |= {
         "agent_id": agent.json()["id"],
         "session_id": chat.json()["id"],
         "task_id": answer.json()["id"],
+        "entry_id": answer.json()["id"],
+        "approval_id": waiting,
+        "plan_id": await _proposed_plan(world, address, project),
+        "key": "the_part",
         "path": "secret.txt",
         "tool_name": "read_file",
     }
+
+
+async def _proposed_plan(world: World, address: str, project: str) -> str:
+    """A plan of alice's own."""
+    part = {"key": "the_part", "agent": "mine", "instructions": SECRET}
+    async with world.service.worker("alice", project):
+        made = await world.service.call("POST", f"{address}/plans/", json={"goal": SECRET, "tasks": [part]})
+    assert (made.status_code, made.json()["state"]) == (201, "proposed"), made.text
+    return str(made.json()["id"])
+
+
+async def _waiting_approval(world: World, address: str, project: str) -> str:
+    """A run of alice's that waits for her word about one of her files."""
+    call, stack = world.service.call, world.service.stack
+    await call("PUT", f"{address}/files/{SECRET}.txt", content=b"x")
+    stack.model.script = [calls(("delete_file", {"path": f"{SECRET}.txt"}))]
+    async with world.service.worker("alice", project):
+        sent = await call("POST", f"{address}/chat/", json={"content": SECRET, "target_agent": "coder"})
+    assert (sent.status_code, sent.json()["task"]["state"]) == (202, "input-required"), sent.text
+    return str(sent.json()["task"]["approval_id"])
 
 
 def routes(app: FastAPI) -> Iterator[tuple[str, str, str | None]]:

@@ -4,10 +4,13 @@ import hashlib
 import json
 import re
 import threading
+import time
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
+_NOTHING = b": nothing\n\n"
 AGENT = {"id": "agent_1", "name": "analyst", "model": "offline:rules", "max_concurrency": 3, "tools": ["read_file"]}
 STEPS: list[dict[str, Any]] = [
     {
@@ -40,10 +43,19 @@ class FakeApi:
 
     Attributes:
         states: What a task is at each look at it; the last stays.
+        tells_events: Whether there is an event stream; then a task is at its last state from the beginning.
+        story: What each message's stream tells behind its beginning, instead of what follows from `states`.
+        events: What the session's stream has told so far.
         files: Bytes by path, per project.
+        archive: What an export gives.
         refuse: Problem documents by (method, regular expression of the path).
         refuse_once: Likewise, for one request each.
         requests: (method, path, body) of each request.
+        version: Gives a content's version; MD5, as S3 does, unless a test says otherwise.
+        grants: What the store was asked to take or give, by the path of the address.
+        at_store: (method, headers in lower case) of each request to the store.
+        then: Called with method and path when the answer to a request is made, before it is sent.
+        damage: What the store gives instead of a content, for one that loses bytes.
     """
 
     def __init__(self) -> None:
@@ -55,7 +67,16 @@ class FakeApi:
         self.refuse: list[tuple[str, str, dict[str, Any]]] = []
         self.refuse_once: list[tuple[str, str, dict[str, Any]]] = []
         self.requests: list[tuple[str, str, Any]] = []
+        self.archive = b"PK archive"
         self.tokens: set[str] = set()
+        self.version: Callable[[bytes], str] = lambda data: hashlib.md5(data).hexdigest()
+        self.grants: dict[str, tuple[str, dict[str, Any], Any]] = {}
+        self.at_store: list[tuple[str, dict[str, str]]] = []
+        self.damage: Callable[[bytes], bytes] = lambda data: data
+        self.then: Callable[[str, str], None] = lambda method, path: None
+        self.tells_events = True
+        self.story: list[dict[str, Any]] | None = None
+        self.events: list[dict[str, Any]] = []
         self._looks = 0
         self._lock = threading.Lock()
         api = self
@@ -68,13 +89,19 @@ class FakeApi:
                 data = self.rfile.read(length)
                 with api._lock:
                     status, body = api._answer(self.command, self.path, data, self.headers)
+                    api.then(self.command, self.path)
                 raw = json.dumps(body).encode() if isinstance(body, dict) else body
+                if raw == _NOTHING:
+                    time.sleep(0.05)
                 self.send_response(status)
                 self.send_header("content-length", str(len(raw)))
+                if isinstance(body, bytes):
+                    self.send_header("etag", f'"{api.version(body)}"')
                 self.end_headers()
-                self.wfile.write(raw)
+                if self.command != "HEAD":
+                    self.wfile.write(raw)
 
-            do_GET = do_POST = do_PUT = _serve
+            do_GET = do_POST = do_PUT = do_HEAD = _serve
 
             def log_message(self, format: str, *args: Any) -> None:
                 pass
@@ -101,11 +128,13 @@ class FakeApi:
         url = urlsplit(target)
         path, query = url.path, parse_qs(url.query)
         body: Any = data
-        if method == "POST":
+        if method == "POST" and headers.get("content-type") != "application/zip":
             body = json.loads(data) if data and data != b"null" else None
         self.requests.append((method, path, body))
         if path == "/health":
             return 200, {"status": "ok"}
+        if path.startswith("/store/"):
+            return self._store(method, path, data, headers)
         self.tokens.add(headers["authorization"].removeprefix("Bearer "))
         for refusal in (*self.refuse_once, *self.refuse):
             how, pattern, problem = refusal
@@ -126,11 +155,17 @@ class FakeApi:
             self.projects[body["id"]] = body
             self.files[body["id"]] = {}
             return 201, body
+        if (method, parts) == ("POST", ["import"]):
+            made = {"id": query.get("id", ["p-1"])[0], "name": query.get("name", ["Shop"])[0]}
+            imported = {"agents": 4, "sessions": 2, "messages": 16, "tasks": 8, "files": 3}
+            return 201, {**made, "imported": imported}
         if project not in self.projects:
             return 404, {"status": 404, "title": "Not found", "detail": f"you have no project {project!r}"}
         match parts[1:]:
             case [""]:
                 return 200, self.projects[project]
+            case ["export"]:
+                return 200, self.archive
             case ["agents", ""] if method == "GET":
                 return 200, {"items": [AGENT], "next": None}
             case ["agents", ""]:
@@ -139,10 +174,26 @@ class FakeApi:
                 return 200, AGENT
             case ["files", ""]:
                 return 200, self._list(project, query)
-            case ["files", *where]:
+            case ["files", *where] if method == "PUT":
                 return self._put(project, "/".join(where), body, headers)
+            case ["files", *where]:
+                return self._read(project, "/".join(where), headers)
+            case ["file-uploads", ""]:
+                return self._grant(project, "PUT", body, headers)
+            case ["file-downloads", ""]:
+                return self._grant(project, "GET", body, headers)
             case ["chat", ""] | ["chat", _, "message", ""]:
+                self._begin()
                 return 202, {"task": task("submitted"), "href": "/my/projects/p/tasks/task_1"}
+            case ["chat", _, "events"] if self.tells_events:
+                behind = int(headers["last-event-id"])
+                told = [event for event in self.events if event["seq"] > behind]
+                lines = [f"id: {event['seq']}\nevent: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in told]
+                return 200, "".join(lines).encode() or _NOTHING
+            case ["approvals", _] if method == "GET":
+                return 200, {"id": "approval_1", "arguments": {"path": "a.py"}}
+            case ["approvals", _, "confirm" | "reject"]:
+                return 200, {"id": "approval_1"}
             case ["chat", "sessions", session]:
                 return 200, {"id": session, "target_agent": "coder"}
             case ["tasks", ""]:
@@ -158,19 +209,76 @@ class FakeApi:
                 return 200, self.states[min(self._looks, len(self.states)) - 1]
         return 404, {"status": 404, "title": "Not found", "detail": "no such route"}
 
+    def tell(self, *events: dict[str, Any]) -> None:
+        """Add events of the task to the session's stream."""
+        for event in events:
+            number = len(self.events) + 1
+            known = {"seq": number, "at": number, "task_id": "task_1", "agent_id": "agent_1", "data": {}}
+            self.events.append({**known, **event})
+
+    def _begin(self) -> None:
+        """A message has come."""
+        if not self.tells_events:
+            return
+        self._looks = len(self.states)
+        self.tell({"type": "message_created", "data": {"role": "user"}}, {"type": "task_submitted"})
+        last = self.states[-1]
+        kinds = {"model": "tool_calls", "results": "results"}
+        steps = [
+            {"type": "step", "data": {"kind": step["kind"].replace("results", "tool"), what: step[what]}}
+            for step in self.steps[: last["steps"]]
+            for what in [kinds[step["kind"]]]
+        ]
+        end = [{"type": f"task_{last['state']}"}] if last["state"] in {"completed", "failed", "canceled"} else []
+        self.tell(*([*steps, *end] if self.story is None else self.story))
+
     def _list(self, project: str, query: Any) -> dict[str, Any]:
         # Two at a time, so that a client that ignores the cursor loses files.
         begin = int(query.get("cursor", ["0"])[0])
         entries = [
-            {"path": path, "kind": "file", "size": len(data), "version": hashlib.md5(data).hexdigest()}
+            {"path": path, "kind": "file", "size": len(data), "version": self.version(data)}
             for path, data in sorted(self.files[project].items())
         ]
         return {"items": entries[begin : begin + 2], "next": str(begin + 2) if len(entries) > begin + 2 else None}
 
+    def _read(self, project: str, path: str, headers: Any) -> tuple[int, Any]:
+        there = self.files[project].get(path)
+        if there is None:
+            return 404, {"status": 404, "title": "Not found", "detail": f"there is no file {path!r}"}
+        if headers.get("if-match") not in (None, f'"{self.version(there)}"'):
+            return 412, {"status": 412, "title": "Precondition failed"}
+        return 200, self.damage(there)
+
     def _put(self, project: str, path: str, data: bytes, headers: Any) -> tuple[int, Any]:
         there = self.files[project].get(path)
-        version = None if there is None else f'"{hashlib.md5(there).hexdigest()}"'
+        version = None if there is None else f'"{self.version(there)}"'
         if headers.get("if-match") != version or (there is not None and headers.get("if-none-match")):
             return 412, {"status": 412, "title": "Precondition failed"}
         self.files[project][path] = data
-        return 200 if there is not None else 201, {"path": path}
+        # The bytes, for the version that the handler makes of them; no client reads them.
+        return 200 if there is not None else 201, data
+
+    def _grant(self, project: str, method: str, body: dict[str, Any], headers: Any) -> tuple[int, Any]:
+        there = self.files[project].get(body["path"])
+        if method == "GET" and there is None:
+            return 404, {"status": 404, "title": "Not found"}
+        named = {name: headers[name] for name in ("If-Match", "If-None-Match") if headers.get(name)}
+        if method == "PUT":
+            named |= {"Content-Length": str(body["size"]), "Content-Type": "application/octet-stream"}
+        address = f"/store/{len(self.grants)}"
+        self.grants[address] = (project, body, named)
+        facts = {} if there is None else {"size": len(there), "version": self.version(there)}
+        return 201, {"method": method, "url": f"{self.url}{address}", "headers": named, **facts}
+
+    def _store(self, method: str, path: str, data: bytes, headers: Any) -> tuple[int, Any]:
+        """S3, as far as it differs from the API."""
+        self.at_store.append((method, {name.lower(): value for name, value in headers.items()}))
+        project, body, named = self.grants[path]
+        if any(headers.get(name) != value for name, value in named.items()):
+            return 403, b"<Error><Code>SignatureDoesNotMatch</Code><Message>Not this one</Message></Error>"
+        if method == "GET":
+            return 200, self.damage(self.files[project][body["path"]])
+        if hashlib.sha256(data).hexdigest() != body["sha256"]:
+            return 400, b"<Error><Code>BadDigest</Code><Message>The SHA256 did not match</Message></Error>"
+        status, _ = self._put(project, body["path"], data, headers)
+        return (200, data) if status < 400 else (412, b"<Error><Code>PreconditionFailed</Code></Error>")

@@ -62,7 +62,9 @@ def call(*arguments: str, stdin: str | None = None) -> Result:
 # -- help ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", ["serve", "token", "push", "agents", "ask", "chat", "tasks", "run"])
+@pytest.mark.parametrize(
+    "command", ["serve", "token", "push", "pull", "ls", "cat", "agents", "ask", "chat", "tasks", "run"]
+)
 def test_every_commands_help_shows_an_example(command: str) -> None:
     result = call(command, "--help")
     assert result.exit_code == 0
@@ -212,11 +214,12 @@ def test_push_leaves_out_what_is_no_part_of_a_project_and_says_so(connected: Fak
     (folder / "env" / "pyvenv.cfg").write_text("home = x")
     (folder / ".env").write_text("SECRET=1")
     (folder / "link.txt").symlink_to("/etc/hostname")
-    (folder / "big.bin").write_bytes(bytes(5_000_001))
+    with (folder / "big.bin").open("wb") as big:
+        big.truncate((5 << 30) + 1)
     result = call("push", str(folder))
     assert result.exit_code == 0
     assert set(connected.files["my-shop"]) == {"src/app.py", "README.md", "notes.md"}
-    for told in (".git/", "node_modules/", "__pycache__/", "env/", ".env", "link.txt", "big.bin (5.0 MB)"):
+    for told in (".git/", "node_modules/", "__pycache__/", "env/", ".env", "link.txt", "big.bin (5.4 GB)"):
         assert told in result.output
 
 
@@ -420,7 +423,9 @@ def test_a_folder_of_links_and_unreadable_places_is_told(connected: FakeApi, fol
     assert len(connected.files["my-shop"]) == 3
 
 
-@pytest.mark.parametrize(("count", "text"), [(999, "999 B"), (1_500, "1.5 kB"), (7_240_000, "7.2 MB")])
+@pytest.mark.parametrize(
+    ("count", "text"), [(999, "999 B"), (1_500, "1.5 kB"), (7_240_000, "7.2 MB"), (5_368_709_120, "5.4 GB")]
+)
 def test_sizes_are_for_people(count: int, text: str) -> None:
     assert size(count) == text
 

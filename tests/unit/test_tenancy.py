@@ -144,6 +144,25 @@ def test_a_queue_generation_out_of_range_is_refused(bad: int) -> None:
         NAMES.queue(TenantContext("a", "b"), bad)
 
 
+def test_a_queues_generation_is_read_from_its_name_for_its_own_tenant_only() -> None:
+    mine, other = TenantContext("u1", "p"), TenantContext("u10", "p")
+    name = NAMES.queue(mine, 12)
+    assert name.startswith(NAMES.queues_of(mine))
+    assert NAMES.generation(mine, name) == 12
+    assert NAMES.generation(other, name) is None
+    assert not name.startswith(NAMES.queues_of(other))
+    for bad in (name.removesuffix(".fifo"), f"{name}x", NAMES.queues_of(mine) + "0.fifo", f"x{name}"):
+        assert NAMES.generation(mine, bad) is None
+
+
+def test_all_keys_of_a_kind_begin_with_it() -> None:
+    assert Key.space().kind == Key.agents().kind == "HOME"
+    assert Key.task("task_1").kind == Key.tasks().kind
+    assert Key.reservation("task_1", 1).kind == Key.all_reservations().kind
+    assert Key.erasure("erasure_1").kind == Key.erasures().kind
+    assert Key.runtime("agent_1").last == "agent_1"
+
+
 def test_a_point_is_the_same_for_the_same_task_and_no_other() -> None:
     tenant, other = TenantContext("a", "b"), TenantContext("a", "c")
     assert NAMES.point(tenant, AGENT, "task_1") == NAMES.point(tenant, AGENT, "task_1")

@@ -64,7 +64,9 @@ class Cloud:
         self.dynamodb = DynamoStore(self.region, ACCOUNT)
         self.sqs = QueueStore(self.region, ACCOUNT, lambda name: f"{self.base}/{name}")
         self.functions = FunctionStore(self.region, ACCOUNT, self.sqs)
-        self.functions.seed(WORKER)
+        # Its short name for the stack's own processes, and the one it has when the template's functions run here.
+        for name in (WORKER, f"{self._prefix}-worker-space-{WORKER}"):
+            self.functions.seed(name)
         keys = ["pk", "sk", "due_shard", "due_at"]
         self.dynamodb.create_table(
             {

@@ -233,16 +233,6 @@ class Client:
                 return False
             raise
 
-    def put_file(self, project: str, path: str, data: bytes, version: str | None) -> None:
-        """Store a file if the project still has `version` of it (`None`: has no such file).
-
-        Raises:
-            Problem: With status 412 when somebody changed the file meanwhile.
-        """
-        condition = {"If-Match": f'"{version}"'} if version else {"If-None-Match": "*"}
-        headers = {"Content-Type": "application/octet-stream", **condition}
-        self.request("PUT", f"{segment(project)}/files/{quote(path)}", content=data, headers=headers)
-
     def task(self, project: str, task_id: str, *, patience: float = 10.0) -> Json:
         """A task, asked for again while the API is restarting, for `patience` seconds."""
         until = time.monotonic() + patience
@@ -250,8 +240,7 @@ class Client:
             try:
                 return self.get(f"{segment(project)}/tasks/{segment(task_id)}")
             except (Unreachable, Problem) as error:
-                passing = isinstance(error, Unreachable) or error.status >= 500 or error.status == 429
-                if not passing or time.monotonic() > until:
+                if not passing(error) or time.monotonic() > until:
                     raise
             time.sleep(0.5)
 
@@ -272,6 +261,11 @@ def answers(api: str) -> bool:
 def segment(value: str) -> str:
     """A value as one segment of a URL's path."""
     return quote(value, safe="")
+
+
+def passing(error: Unreachable | Problem) -> bool:
+    """Whether what an error tells of may be over in a moment."""
+    return isinstance(error, Unreachable) or error.status == 429 or (error.status >= 500 and error.status != 501)
 
 
 def _object(answer: httpx.Response) -> Json:

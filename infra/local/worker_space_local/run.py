@@ -11,8 +11,10 @@ from typing import Final
 from urllib.parse import quote
 
 from worker_space_local.cli import folder as folders
-from worker_space_local.cli.conversation import follow, send, tell_end, time_line
+from worker_space_local.cli import pushing
+from worker_space_local.cli.conversation import Follower, send, tell_end, time_line
 from worker_space_local.cli.screen import one_line, say, warn
+from worker_space_local.cli.synced import Synced
 from worker_space_local.client import (
     DEFAULT_USER,
     Client,
@@ -163,14 +165,15 @@ class _Visit:
         made = client.ensure_project(self._project, self._folder.resolve().name or self._project)
         say(f"project {self._project}{' (new)' if made else ''}: files of {self._folder}")
         folders.tell_skipped(self._selection)
-        folders.tell(folders.push(client, self._project, self._selection))
+        synced = Synced.of(client.connection, DEFAULT_USER, self._project, self._folder)
+        pushing.tell(pushing.push(client, self._project, self._selection, synced))
 
     def _ask(self, client: Client) -> bool:
         say()
         say(f"you to {self._agent}: {one_line(self._question, 500)}")
         task = send(client, self._project, self._question, self._agent, None)
-        task = follow(client, self._project, task, self._agent, timeout=self._timeout)
-        answered = tell_end(self._agent, task)
+        task, name = Follower(client, self._project).follow(task, self._agent, timeout=self._timeout)
+        answered = tell_end(name, task)
         say()
         say(time_line(task, client.steps(self._project, str(task["id"]))))
         return answered

@@ -12,6 +12,7 @@ from worker_space.clock import now_ms
 from worker_space.errors import ConditionFailed, Conflict, LimitReached
 from worker_space.events import EventCursor, EventType, NewEvent, shown
 from worker_space.ledger import Stale
+from worker_space.limits import USER_MINUTE, Intake
 from worker_space.places import MAX_PARKED, choose_slot, park
 from worker_space.ports import Records
 from worker_space.projects import Space, SpaceState
@@ -23,6 +24,8 @@ __all__ = ["MAX_WAITING", "accept_message"]
 
 MAX_WAITING: Final = 100
 """Most messages that may wait behind the one a session is answering."""
+
+_NO_LIMITS: Final = Intake()
 
 
 async def accept_message(
@@ -42,6 +45,7 @@ async def accept_message(
     only_if_idle: bool = False,
     facts: Mapping[str, Any] | None = None,
     redispatch_ms: int,
+    intake: Intake = _NO_LIMITS,
     idempotency: Put | None = None,
 ) -> Delivery | None:
     """Store a message and its task; the delivery to send now, or `None` while it waits its turn.
@@ -56,10 +60,11 @@ async def accept_message(
         facts: Further attributes of the task.
         turn: See `choose_slot`.
         redispatch_ms: After how long the sweeper sends what nobody began.
+        intake: What the limits of the project and its user ask of the write.
         idempotency: The record that makes a repeated request find this task.
 
     Raises:
-        Stale: The space, agent, session, runtime, events or idempotency record is not as read.
+        Stale: The space, agent, session, runtime, usage, events or idempotency record is not as read.
         LimitReached: Too many messages wait in this session.
         Conflict: The session is busy (`only_if_idle`).
     """
@@ -118,14 +123,16 @@ async def accept_message(
         "session": _into_mailbox(ticket, events.last + len(told), head=head, now=now),
         "space": Update(
             key=Key.space(),
-            set={"last_accept": now},
-            add={"open_tasks": 1},
+            set={"last_accept": now, **intake.set},
+            add={"open_tasks": 1, **intake.add},
             when=All(
                 Equals("state", SpaceState.ACTIVE.value),
                 Equals("epoch", space.epoch),
                 Equals("generation", space.generation),
+                *intake.when,
             ),
         ),
+        **intake.also,
     }
     if agent.id != ORCHESTRATOR:
         labelled["agent"] = Check(key=Key.agent(agent.id), when=Equals("version", agent.version))
@@ -183,7 +190,7 @@ async def _write_or_stale(records: Records, tenant: TenantContext, labelled: Map
     except ConditionFailed as error:
         failed = [(what, item) for what, item in zip(labelled, error.items, strict=True) if item is not None]
         # The order matters where several failed: a repeated request first, then what the caller may not know yet.
-        for first in ("idempotency", "space", "agent", "session", "runtime"):
+        for first in ("idempotency", "space", "agent", "session", "runtime", USER_MINUTE):
             for what, item in failed:
                 if what == first:
                     if what == "session" and len(item.get("waiting", ())) >= MAX_WAITING:

@@ -18,10 +18,12 @@ from pydantic import ValidationError
 
 from worker_space.adapters.aws import AwsCalls, make_client
 from worker_space.adapters.dynamodb import DynamoRecords
+from worker_space.adapters.embedding import make_embedder
 from worker_space.adapters.model import PydanticAIModels
 from worker_space.adapters.patterns import Re2Patterns
 from worker_space.adapters.qdrant import QdrantContext
 from worker_space.adapters.s3 import S3Content, S3Files
+from worker_space.adapters.secrets import SecretSettings
 from worker_space.adapters.sqs import SqsQueues
 from worker_space.adapters.sqs_receiver import QueueReceiver
 from worker_space.adapters.upstash import UpstashCache
@@ -81,9 +83,10 @@ class Environment:
 
     Args:
         settings: Of the deployment.
+        refused: Called when Redis, Qdrant or a model's provider does not accept our key.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, refused: Callable[[], None] | None = None) -> None:
         self.settings = settings
         self.loop = asyncio.new_event_loop()
         names = Names(settings.prefix)
@@ -93,9 +96,26 @@ class Environment:
         self._names = names
         s3 = make_client("s3", region=region)
         records = DynamoRecords(client=make_client("dynamodb", region=region), calls=calls, table=settings.table)
-        cache = UpstashCache(settings.redis_url, settings.redis_token.get_secret_value(), names)
+        cache = UpstashCache(settings.redis_url, settings.redis_token.get_secret_value(), names, refused=refused)
         key = settings.qdrant_api_key
-        memory = QdrantContext(settings.qdrant_url, None if key is None else key.get_secret_value(), names)
+        openai_key = settings.openai_api_key
+        embedder = None
+        if settings.embedding_model is not None:
+            embedder = make_embedder(
+                settings.embedding_model,
+                dimensions=settings.embedding_dimensions,
+                openai_base_url=settings.openai_base_url,
+                openai_api_key=None if openai_key is None else openai_key.get_secret_value(),
+                bedrock=lambda: (make_client("bedrock-runtime", region=region), calls),
+            )
+        memory = QdrantContext(
+            settings.qdrant_url,
+            None if key is None else key.get_secret_value(),
+            names,
+            embedder=embedder,
+            layout=settings.context_layout,
+            refused=refused,
+        )
         queues = SqsQueues(
             make_client("sqs", region=region),
             make_client("lambda", region=region),
@@ -105,13 +125,15 @@ class Environment:
             worker_timeout_seconds=settings.worker_timeout_seconds,
             dead_letter_arn=settings.dead_letter_arn,
         )
-        openai_key = settings.openai_api_key
         self._models = PydanticAIModels(
             openai_base_url=settings.openai_base_url,
             openai_api_key=None if openai_key is None else openai_key.get_secret_value(),
             region=region,
+            refused=refused,
         )
-        self._closing = (cache.close, memory.close, self._models.close)
+        self._closing = [cache.close, memory.close, self._models.close]
+        if embedder is not None:
+            self._closing.append(embedder.close)
         files = S3Files(s3, calls, names, settings.bucket)
         self.ports = Ports(
             records=records,
@@ -208,12 +230,30 @@ class Environment:
 
 
 def environment() -> Environment:
-    """This thread's environment, made at its first call."""
+    """This thread's environment, made at its first call, and made anew when a secret has been rotated.
+
+    Raises:
+        InvalidRequest: A setting is missing or has a bad value.
+        Unavailable: The models' secret could not be read.
+    """
     found: Environment | None = getattr(_threads, "environment", None)
+    if found is not None and found.loop.is_running():
+        return found
+    source: SecretSettings | None = getattr(_threads, "settings", None)
+    if source is None:
+        declared = Settings.from_environment()
+        logging.getLogger("worker_space").setLevel(declared.log_level)
+        source = _threads.settings = SecretSettings(
+            declared, client=lambda: make_client("secretsmanager", region=declared.region, timeout_seconds=1.0)
+        )
+    settings = source.current()
+    if found is not None and found.settings is not settings:
+        # What it was made with is not accepted any more, or soon will not be.
+        _threads.environment = None
+        found.close()
+        found = None
     if found is None:
-        settings = Settings.from_environment()
-        logging.getLogger("worker_space").setLevel(settings.log_level)
-        found = Environment(settings)
+        found = Environment(settings, refused=source.doubt)
         asyncio.set_event_loop(found.loop)
         _threads.environment = found
     return found
@@ -226,3 +266,4 @@ def forget_environment() -> None:
         found.close()
         del _threads.environment
         asyncio.set_event_loop(None)
+    _threads.settings = None

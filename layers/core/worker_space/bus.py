@@ -9,32 +9,38 @@ from typing import Any, Final
 
 from worker_space.accepting import accept_message
 from worker_space.agents import Agent, AgentConfig
+from worker_space.allowances import Allowances
+from worker_space.clock import now_ms
 from worker_space.dispatch import Dispatch
-from worker_space.errors import Conflict, InvalidRequest, NotFound, Unavailable
+from worker_space.errors import Conflict, InvalidRequest, LimitReached, NotFound, Unavailable
 from worker_space.events import EventCursor
-from worker_space.idempotency import Repeat, remember
+from worker_space.idempotency import Repeat, find_repeat, remember
 from worker_space.ids import new_id
 from worker_space.ledger import Ledger, Stale
+from worker_space.limits import Admission, Intake
 from worker_space.messages import MAX_CONTENT_BYTES, OnBusy
+from worker_space.planning import PlanBook
 from worker_space.ports import Cache, Records
 from worker_space.projects import SpaceState
 from worker_space.records import Item
 from worker_space.registry import AgentRegistry, Home
+from worker_space.runtimes import check_takes_messages
 from worker_space.steering import Steering, next_turn, task_of
 from worker_space.tasks import ORCHESTRATOR, Task, TaskState
 from worker_space.tenancy import Key, TenantContext
 from worker_space.texts import Texts
 
-__all__ = ["AgentBus", "Sent"]
+__all__ = ["ORCHESTRATING", "AgentBus", "Sent"]
 
 _ACCEPT_SECONDS: Final = 10.0
-_ORCHESTRATOR: Final = Agent(
+ORCHESTRATING: Final = Agent(
     id=ORCHESTRATOR,
     version=0,
     config=AgentConfig(name=ORCHESTRATOR, system_prompt="Chooses who does what.", max_concurrency=10),
     created_at=0,
     updated_at=0,
 )
+"""Stands in the place of an agent in tasks that no agent was named for; no project has it among its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +63,7 @@ class _Heads:
         session: The session's: the head of its mailbox and the next number.
         agent: Who is to answer.
         runtime: That agent's runtime item.
+        intake: What the limits ask of the write.
     """
 
     home: Home
@@ -64,6 +71,7 @@ class _Heads:
     session: Item
     agent: Agent
     runtime: Item
+    intake: Intake
 
 
 class AgentBus(Steering):
@@ -78,8 +86,19 @@ class AgentBus(Steering):
         texts: Texts,
         registry: AgentRegistry,
         ledger: Ledger,
+        plans: PlanBook,
+        allowances: Allowances,
     ) -> None:
-        super().__init__(records=records, cache=cache, dispatch=dispatch, texts=texts, registry=registry, ledger=ledger)
+        self._allowances = allowances
+        super().__init__(
+            records=records,
+            cache=cache,
+            dispatch=dispatch,
+            texts=texts,
+            registry=registry,
+            ledger=ledger,
+            plans=plans,
+        )
         # Of all tenants together, in seconds: it only says when to look first.
         self._usual_wait = 0.05
 
@@ -91,6 +110,7 @@ class AgentBus(Steering):
         session_id: str,
         content: str,
         target_agent: str | None,
+        orchestrate: bool = False,
         on_busy: OnBusy = "enqueue",
         facts: Mapping[str, Any] | None = None,
         repeat: Repeat | None = None,
@@ -98,6 +118,7 @@ class AgentBus(Steering):
         """Accept one message for an agent, or for the orchestrator where neither message nor session names one.
 
         Args:
+            orchestrate: Give it to the orchestrator, whichever agent the session names; then `target_agent` is none.
             on_busy: What happens while the session is answering: `enqueue` waits behind it, `reject` refuses the
                 message, `interrupt` cancels what is open in the session and answers this message next.
             facts: Further attributes of the task's record.
@@ -105,9 +126,10 @@ class AgentBus(Steering):
         Raises:
             InvalidRequest: The content is over 1 MiB.
             NotFound: There is no such project, session or agent.
-            LimitReached: 100 messages wait in the session already.
-            Conflict: The Idempotency-Key was used with another body, the session is being deleted, or is busy
-                (`reject`).
+            LimitReached: A limit of the project or its user is reached (`allowances`), or 100 messages wait in the
+                session already.
+            Conflict: The Idempotency-Key was used with another body, the agent is disabled or not registered on the
+                bus, or the session is being deleted, or is busy (`reject`).
             Unavailable: The table does not answer. The message may have been stored all the same: repeat it with
                 an Idempotency-Key.
         """
@@ -118,6 +140,7 @@ class AgentBus(Steering):
             session_id=session_id,
             content=content,
             target_agent=target_agent,
+            orchestrate=orchestrate,
             only_if_idle=on_busy == "reject",
             facts=facts,
             repeat=repeat,
@@ -133,6 +156,7 @@ class AgentBus(Steering):
         session_id: str,
         content: str,
         target_agent: str | None,
+        orchestrate: bool,
         only_if_idle: bool,
         facts: Mapping[str, Any] | None,
         repeat: Repeat | None,
@@ -145,7 +169,13 @@ class AgentBus(Steering):
         for tries in itertools.count():
             if home.space.state is not SpaceState.ACTIVE:
                 home = await self._dispatch.wake(tenant)
-            heads = await self._read_heads(tenant, session_id, target_agent, home)
+            try:
+                heads = await self._read_heads(tenant, session_id, target_agent, home, orchestrate=orchestrate)
+            except (Conflict, LimitReached, NotFound):
+                # A request that is repeated finds what it made, whatever has become of session and agent since.
+                if repeat is not None and (known := await find_repeat(self._records, tenant, repeat)) is not None:
+                    return await self._sent_before(tenant, known)
+                raise
             session, home = heads.session, heads.home
             events.last = max(events.last, int(session.get("last_event", 0)))
             try:
@@ -165,6 +195,7 @@ class AgentBus(Steering):
                     only_if_idle=only_if_idle,
                     facts=facts,
                     redispatch_ms=self._ledger.redispatch_ms,
+                    intake=heads.intake,
                     idempotency=None if repeat is None else remember(repeat, task_id),
                 )
             except Stale as stale:
@@ -185,7 +216,9 @@ class AgentBus(Steering):
             return Sent(task_id=task_id, session_id=session_id, number=number, agent_id=heads.agent.id)
         raise Unavailable("the table", "too many messages reach this session at once")
 
-    async def _read_heads(self, tenant: TenantContext, session_id: str, target: str | None, home: Home) -> _Heads:
+    async def _read_heads(
+        self, tenant: TenantContext, session_id: str, target: str | None, home: Home, *, orchestrate: bool = False
+    ) -> _Heads:
         agent = None if target is None else home.find(target)
         if target is not None and agent is None and home.cached:
             home = await self._registry.home(tenant, fresh=True)
@@ -193,24 +226,41 @@ class AgentBus(Steering):
         # Without a target the session names one: all candidates are read with it, in the same call.
         candidates = [agent] if agent is not None else []
         if target is None:
-            candidates = [_ORCHESTRATOR, *list(home.agents.values())[:90]]
-        keys = [Key.session(session_id), Key.space(), *(Key.runtime(each.id) for each in candidates)]
-        session, space, *runtimes = await self._records.get_many(tenant, keys)
+            candidates = [ORCHESTRATING, *([] if orchestrate else list(home.agents.values())[:90])]
+        limits = self._allowances.of(home.space.limits, home.space.operator_limits)
+        admission = Admission(self._allowances, limits, now=now_ms())
+        used = admission.keys
+        keys = [Key.session(session_id), Key.space(), *used, *(Key.runtime(each.id) for each in candidates)]
+        session, space, *others = await self._records.get_many(tenant, keys)
+        usage, runtimes = others[: len(used)], others[len(used) :]
         if session is None:
             raise NotFound(f"this project has no chat session {session_id[:80]!r}")
         if "closing" in session:
             raise Conflict("this chat session is being deleted")
-        if target is None and "target_agent" in session:
+        if target is None and "target_agent" in session and not orchestrate:
             target = str(session["target_agent"])
             agent = home.find(target)
             if agent is None or agent not in candidates:
                 return await self._read_heads(tenant, session_id, target, home)
         if target is None:
-            agent = _ORCHESTRATOR
+            agent = ORCHESTRATING
         if agent is None:
             raise NotFound(f"this project has no agent {str(target)[:80]!r}")
         runtime = runtimes[candidates.index(agent)] or {}
-        return _Heads(home=home, space=space or {}, session=session, agent=agent, runtime=runtime)
+        if home.cached and not agent.config.enabled:
+            # It may have been enabled since.
+            return await self._read_heads(tenant, session_id, target, await self._registry.home(tenant, fresh=True))
+        if space is not None and space["state"] == SpaceState.ACTIVE.value:
+            # Otherwise the space will be woken, which registers all.
+            check_takes_messages(agent, runtime)
+        return _Heads(
+            home=home,
+            space=space or {},
+            session=session,
+            agent=agent,
+            runtime=runtime,
+            intake=admission.admit(space or {}, usage),
+        )
 
     async def _sent_before(self, tenant: TenantContext, task_id: str) -> Sent:
         item = await self._records.get(tenant, Key.task(task_id))

@@ -24,13 +24,13 @@ from worker_space.errors import ClaimLost, ConditionFailed, Lost, Unavailable
 from worker_space.events import EventCursor, EventType, NewEvent, shown
 from worker_space.ledger import Stale
 from worker_space.metrics import counters
-from worker_space.places import leave_agent, leave_session
+from worker_space.places import group_of, leave_agent, leave_session
 from worker_space.ports import Records
 from worker_space.records import All, Condition, Equals, Exists, Item, Put, Update, Write
 from worker_space.tasks import Delivery, TaskState, Ticket, due_shard
 from worker_space.tenancy import Key, TenantContext
 
-__all__ = ["Ending", "Following", "Outcome", "Successor", "canceled", "end_task"]
+__all__ = ["Ending", "Followed", "Following", "Outcome", "Successor", "canceled", "end_task"]
 
 _TRIES: Final = 30
 _EFFECTS_SHOWN: Final = 20
@@ -56,6 +56,7 @@ class Outcome:
         events: What the session is told beside the end itself.
         also: Further writes of the same transaction, by labels of the caller's own. None may touch the task, its
             session, the agent's runtime item or (where the task ends) the space.
+        sends: Deliveries of tasks that `also` makes; kept and returned with those of the end itself.
         due_at: When the sweeper is to look at a task that waits, epoch milliseconds.
         handover: With whom a submitted task goes on: its dispatch number counts on from this one's.
     """
@@ -68,6 +69,7 @@ class Outcome:
     drop: Sequence[str] = ()
     events: Sequence[NewEvent] = ()
     also: Mapping[str, Write] = field(default_factory=dict)
+    sends: Sequence[Delivery] = ()
     due_at: int | None = None
     handover: Ticket | None = None
 
@@ -85,11 +87,28 @@ class Successor:
     state: TaskState = TaskState.SUBMITTED
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Followed:
+    """What follows from a task's end.
+
+    Attributes:
+        writes: By label.
+        successors: Tasks to dispatch.
+        events: What the session is told of it.
+        ended: How many further tasks `writes` end.
+    """
+
+    writes: Mapping[str, Write] = field(default_factory=dict)
+    successors: Sequence[Successor] = ()
+    events: Sequence[NewEvent] = ()
+    ended: int = 0
+
+
 class Following(Protocol):
     """Who must know of a task's end in the same transaction: its plan."""
 
-    def writes(self, outcome: Outcome) -> tuple[Mapping[str, Write], Sequence[Successor], Sequence[NewEvent]]:
-        """What follows from the outcome, by what is known: writes by label, tasks to dispatch, events."""
+    def writes(self, outcome: Outcome) -> Followed:
+        """What follows from the outcome, by what is known."""
 
     async def learn(self, found: Mapping[str, Item]) -> None:
         """Conditions failed; `found` holds the items as stored, by label (also `next:` and the task's id)."""
@@ -171,7 +190,10 @@ class _End:
         self._tenant = tenant
         self._ending = ending
         self._outcome = outcome
-        self._session = ending.session if ending.session is not None else {"sk": "", "active": ticket.task}
+        # A plan's task has no place in the session's mailbox.
+        self._session: Item = {} if ticket.plan is not None else {"sk": "", "active": ticket.task}
+        if ending.session is not None:
+            self._session = ending.session
         self._runtime: Item = {"sk": "", "running": frozenset({ticket.task})}
         if ending.runtime is not None:
             self._runtime = ending.runtime
@@ -204,13 +226,13 @@ class _End:
         ending, outcome, ticket, now = self._ending, self._outcome, self._ending.ticket, now_ms()
         session_write, successor = leave_session(ticket, self._session, now) if outcome.state.ended else (None, None)
         runtime_write, parked = leave_agent(ticket, self._runtime)
-        following: Mapping[str, Write] = {}
+        followed = Followed()
         successors = [Successor(ticket=each) for each in (parked, successor) if each is not None]
         told = [*outcome.events, *self._told(answered=session_write is not None)]
         if ending.following is not None and outcome.state.ended:
-            following, dispatched, more = ending.following.writes(outcome)
-            successors.extend(dispatched)
-            told.extend(more)
+            followed = ending.following.writes(outcome)
+            successors.extend(followed.successors)
+            told.extend(followed.events)
         last_event = ending.events.last + len(told)
         # The freed message group goes to the parked task; the others take the ones beside it.
         deliveries = [
@@ -221,7 +243,8 @@ class _End:
         handed_over = None
         if outcome.handover is not None:
             handed_over = self._deliver(outcome.handover, now, last_event)
-        labelled: dict[str, Write] = {"task": self._task(now, deliveries, handed_over), **outcome.also, **following}
+        sends = [*deliveries, *outcome.sends, *([] if handed_over is None else [handed_over])]
+        labelled: dict[str, Write] = {"task": self._task(now, sends, handed_over), **outcome.also, **followed.writes}
         if session_write is not None:
             labelled["session"] = replace(session_write, set={**session_write.set, "last_event": last_event})
             labelled["answer"] = self._answer(now)
@@ -229,14 +252,16 @@ class _End:
             labelled["runtime"] = left
         if outcome.state.ended and self._same_epoch:
             labelled["space"] = Update(
-                key=Key.space(), add={"open_tasks": -1}, when=All(Exists("sk"), Equals("epoch", ending.epoch))
+                key=Key.space(),
+                add={"open_tasks": -1 - followed.ended},
+                when=All(Exists("sk"), Equals("epoch", ending.epoch)),
             )
         for each, delivery in zip(
             (each for each in successors if each.ticket.task not in self._gone), deliveries, strict=True
         ):
             labelled[f"next:{delivery.task}"] = self._dispatched(each, delivery, now)
         labelled |= ending.events.writes(told)
-        return labelled, deliveries if handed_over is None else [*deliveries, handed_over], told
+        return labelled, sends, told
 
     def _deliver(self, ticket: Ticket, turn: int, last_event: int) -> Delivery:
         return ticket.deliver(
@@ -244,19 +269,18 @@ class _End:
             project_id=self._tenant.project_id,
             epoch=self._ending.epoch,
             generation=self._ending.generation,
-            slot=turn % ticket.slots,
+            slot=group_of(ticket, turn),
             # Who was parked with the agent may belong to another session, whose events have numbers of their own.
             last_event=last_event if ticket.session == self._ending.ticket.session else 0,
         )
 
-    def _task(self, now: int, deliveries: Sequence[Delivery], handed_over: Delivery | None) -> Update:
+    def _task(self, now: int, sends: Sequence[Delivery], handed_over: Delivery | None) -> Update:
         outcome = self._outcome
-        following = deliveries if handed_over is None else [*deliveries, handed_over]
         changes: dict[str, Any] = {
             **outcome.facts,
             "state": outcome.state.value,
             "updated_at": now,
-            "next": [delivery.model_dump() for delivery in following],
+            "next": [delivery.model_dump() for delivery in sends],
         }
         if outcome.state.ended:
             changes["ended_at"] = now
@@ -302,6 +326,7 @@ class _End:
             message = {"number": ticket.number + 1, "role": "assistant", "status": status, **shown(outcome.content)}
             told.append(NewEvent(type=EventType.MESSAGE_CREATED, data=message, **ids))
         data: dict[str, Any] = {"number": ticket.number + 1} if answered else {}
+        data |= {} if ticket.plan is None else {"plan_id": ticket.plan}
         if outcome.state is not TaskState.COMPLETED:
             data |= {"message": shown(outcome.content)["content"]} | ({"code": outcome.code} if outcome.code else {})
         told.append(NewEvent(type=_TOLD[outcome.state], data=data, **ids))

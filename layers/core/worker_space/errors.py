@@ -8,10 +8,12 @@ WorkerSpaceError
 │   ├── NotFound            … it names something the caller does not have
 │   ├── Conflict            … it contradicts what is stored now
 │   ├── TooLarge            … it, or what it asks for, is over a size limit
-│   └── LimitReached        … it came too early: wait and repeat it
+│   └── LimitReached        … a limit is reached: wait, or make room
+│       └── PaymentRequired … it would cost more than the limit of a day
 ├── ToolError               the model must choose another call
 ├── RunError                the agent's author must act: the run cannot end well
-│   └── ModelError          … the model refused or its answer is unusable
+│   ├── ModelError          … the model refused or its answer is unusable
+│   └── OverBudget          … the tokens or the money of a day are used up
 ├── Unavailable             the operator must act: a dependency does not answer
 └── Lost                    nobody must act: somebody else has the work now
     ├── ConditionFailed     … a racing write came first
@@ -32,6 +34,8 @@ __all__ = [
     "Lost",
     "ModelError",
     "NotFound",
+    "OverBudget",
+    "PaymentRequired",
     "RequestError",
     "RunError",
     "TaskCanceled",
@@ -72,11 +76,25 @@ class TooLarge(RequestError):
 
 
 class LimitReached(RequestError):
-    """A limit of the project or user is reached; repeat the request after `retry_after` seconds."""
+    """A limit of the project or user is reached.
 
-    def __init__(self, message: str, *, retry_after: int) -> None:
+    Attributes:
+        retry_after: After how many seconds the request may be repeated; `None` where waiting alone does not help.
+        limit: The limit's name, where it is one of `allowances`.
+        until: When it is counted anew, epoch milliseconds, where it is one of a period.
+    """
+
+    def __init__(
+        self, message: str, *, retry_after: int | None, limit: str | None = None, until: int | None = None
+    ) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+        self.limit = limit
+        self.until = until
+
+
+class PaymentRequired(LimitReached):
+    """The money that a project or user may spend in a day is spent."""
 
 
 class ToolError(WorkerSpaceError):
@@ -84,11 +102,28 @@ class ToolError(WorkerSpaceError):
 
 
 class RunError(WorkerSpaceError):
-    """An agent's run cannot end well whatever is repeated: the task fails with this text as the reason."""
+    """An agent's run cannot end well whatever is repeated: the task fails with this text as the reason.
+
+    Attributes:
+        code: What the task's failure is called for programs.
+    """
+
+    code = "run_failed"
 
 
 class ModelError(RunError):
     """The model refused the request, or its answer cannot be used."""
+
+
+class OverBudget(RunError):
+    """A model call would go over what the project or user may use in a day; the text says what, and until when.
+
+    The code is `limit_reached`, or `payment_required` where it is money.
+    """
+
+    def __init__(self, message: str, *, money: bool = False) -> None:
+        super().__init__(message)
+        self.code = "payment_required" if money else "limit_reached"
 
 
 class Unavailable(WorkerSpaceError):

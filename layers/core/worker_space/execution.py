@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from worker_space.bus import AgentBus, Sent
-from worker_space.errors import NotFound
+from worker_space.errors import InvalidRequest, NotFound
 from worker_space.idempotency import Repeat
 from worker_space.messages import MessageRequest, MessageResponse
 from worker_space.tasks import Task, TaskState
@@ -43,7 +43,7 @@ class Execution:
         wait_seconds: float,
         repeat: Repeat | None = None,
     ) -> Reply:
-        """Send a message straight to its agent.
+        """Send a message straight to the agent that it or its session names.
 
         Args:
             wait_seconds: How long to wait for the answer; 0 returns at once.
@@ -51,11 +51,65 @@ class Execution:
         Raises:
             RequestError: As `AgentBus.send_task`.
         """
+        return await self.handle_message(tenant, session_id, request, wait_seconds=wait_seconds, repeat=repeat)
+
+    async def orchestrated_execution(
+        self,
+        tenant: TenantContext,
+        session_id: str,
+        request: MessageRequest,
+        *,
+        wait_seconds: float,
+        repeat: Repeat | None = None,
+    ) -> Reply:
+        """Let the orchestrator choose who answers, or plan, whichever agent the session names.
+
+        Args:
+            wait_seconds: How long to wait for the answer; 0 returns at once.
+
+        Raises:
+            InvalidRequest: The message names an agent.
+            RequestError: As `AgentBus.send_task`.
+        """
+        if request.target_agent is not None:
+            raise InvalidRequest("a message for the orchestrator names no target_agent")
+        return await self._answer(tenant, session_id, request, wait_seconds, repeat, orchestrate=True)
+
+    async def handle_message(
+        self,
+        tenant: TenantContext,
+        session_id: str,
+        request: MessageRequest,
+        *,
+        wait_seconds: float,
+        repeat: Repeat | None = None,
+    ) -> Reply:
+        """Answer a message: by the agent that it or its session names, else as the orchestrator decides.
+
+        Args:
+            wait_seconds: How long to wait for the answer; 0 returns at once.
+
+        Raises:
+            RequestError: As `AgentBus.send_task`.
+        """
+        return await self._answer(tenant, session_id, request, wait_seconds, repeat)
+
+    async def _answer(
+        self,
+        tenant: TenantContext,
+        session_id: str,
+        request: MessageRequest,
+        wait_seconds: float,
+        repeat: Repeat | None,
+        *,
+        orchestrate: bool = False,
+    ) -> Reply:
         sent = await self._bus.send_task(
             tenant,
             session_id=session_id,
             content=request.content,
             target_agent=request.target_agent,
+            orchestrate=orchestrate,
             on_busy=request.on_busy,
             repeat=repeat,
         )

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from worker_space.errors import Conflict
+from worker_space.ports import Owner, Records
 from worker_space.records import Any_, AtMost, Item, Missing, Put
 from worker_space.tenancy import Key
 
-__all__ = ["Repeat", "remember"]
+__all__ = ["Repeat", "find_repeat", "remember"]
 
 _DAY: Final = 24 * 3600
 
@@ -34,6 +35,11 @@ class Repeat:
     fingerprint: str
     scope: Literal["tenant", "user"] = "tenant"
 
+    @property
+    def place(self) -> Key:
+        """Where the record of the key is kept."""
+        return Key.idempotency(self.kind, self.key, self.scope)
+
     def same(self, stored: Item) -> str:
         """What the first request with this key made.
 
@@ -49,7 +55,19 @@ def remember(repeat: Repeat, made: str) -> Put:
     """The write that keeps the key; its condition fails when the key is known and not expired."""
     now = int(time.time())
     return Put(
-        key=Key.idempotency(repeat.kind, repeat.key, repeat.scope),
+        key=repeat.place,
         item={"made": made, "fingerprint": repeat.fingerprint, "expires_at": now + _DAY},
         when=Any_(Missing("sk"), AtMost("expires_at", now)),
     )
+
+
+async def find_repeat(records: Records, owner: Owner, repeat: Repeat) -> str | None:
+    """What the first request with this key made, or `None` when this is the first.
+
+    Raises:
+        Conflict: The key was used with another body.
+    """
+    stored = await records.get(owner, repeat.place)
+    if stored is None or stored["expires_at"] <= int(time.time()):
+        return None
+    return repeat.same(stored)

@@ -6,7 +6,7 @@ from typing import Final, Literal
 
 __all__ = ["Kind", "is_id", "new_id", "new_project_id"]
 
-Kind = Literal["agent", "approval", "erasure", "plan", "session", "task"]
+Kind = Literal["agent", "approval", "erasure", "note", "plan", "session", "task"]
 
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
 _LENGTH: Final = 26

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from worker_space.agent_records import as_known
 from worker_space.agents import Agent
 from worker_space.clock import now_ms
 from worker_space.errors import ClaimLost, ConditionFailed, TaskCanceled, Unavailable
@@ -75,7 +76,9 @@ class Refusal:
     """Why a delivery may not run; it is acknowledged all the same.
 
     Attributes:
-        why: `superseded`, `ended`, `agent_deleted`, `attempts_spent`, `canceled`, `copy`, `parked` or `gone`.
+        why: `superseded`, `ended`, `waits` (for the user's word or its plan), `agent_deleted`, `attempts_spent`,
+            `canceled`, `copy`, `parked`, `waits`
+            (for the user's word or its plan) or `gone`.
         task: The task as stored, where it was looked at.
     """
 
@@ -110,7 +113,7 @@ class Ledger:
                 began it, whose coming again says that its worker has let it go; a copy says nothing of the kind.
 
         Raises:
-            Stale: The agent has a newer version than `agent`; load it again.
+            Stale: The agent, or its context's generation, is newer than `agent`; load it again.
         """
         attempts, state = delivery.attempts, TaskState.SUBMITTED
         pinned = attempts > 0 and not delivery.unpinned
@@ -173,6 +176,7 @@ class Ledger:
             changes["started_at"] = now
         if not pinned and agent is not None:
             changes["agent_version"] = agent.version
+            changes["context_generation"] = agent.context_generation
         room = Any_(Missing("running"), SizeBelow("running", "max"), Has("running", delivery.task))
         orchestrated = delivery.agent == ORCHESTRATOR
         labelled: dict[str, Write] = {
@@ -192,7 +196,7 @@ class Ledger:
             "space": Check(key=Key.space(), when=All(Exists("sk"), same_epoch)),
         }
         if not pinned and agent is not None and not orchestrated:
-            labelled["agent"] = Check(key=Key.agent(delivery.agent), when=Equals("version", agent.version))
+            labelled["agent"] = Check(key=Key.agent(delivery.agent), when=as_known(agent))
         return labelled
 
     @staticmethod
@@ -203,6 +207,8 @@ class Ledger:
             return Refusal(why="ended", task=task)
         if task["epoch"] != delivery.epoch or task["dispatch"] != delivery.dispatch:
             return Refusal(why="superseded", task=task)
+        if task["state"] in {TaskState.INPUT_REQUIRED.value, TaskState.DELEGATED.value}:
+            return Refusal(why="waits", task=task)
         if task["state"] == TaskState.WORKING.value and task.get("message_id", "") != message_id:
             return Refusal(why="copy", task=task)
         if task.get("cancel_requested"):

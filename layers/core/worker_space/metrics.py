@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict
 
-__all__ = ["TaskMetrics", "counters", "task_metrics"]
+__all__ = ["TaskMetrics", "counted", "counters", "task_metrics"]
 
 _COUNT: Final = "count_"
 _DURATION: Final = "ms_"
@@ -63,13 +63,21 @@ def counters(state: str, *, milliseconds: int | None, facts: Mapping[str, Any]) 
     return added
 
 
+def counted(runtime: Mapping[str, Any]) -> dict[str, int]:
+    """The counters of a runtime item, without what else is kept there."""
+    return {
+        name: int(value)
+        for name, value in runtime.items()
+        if name in {_INPUT, _OUTPUT, _COST} or name.startswith((_COUNT, _DURATION))
+    }
+
+
 def task_metrics(runtimes: Iterable[Mapping[str, Any]]) -> TaskMetrics:
     """The sum over these runtime items."""
     total: dict[str, int] = {}
     for runtime in runtimes:
-        for name, value in runtime.items():
-            if name in {_INPUT, _OUTPUT, _COST} or name.startswith((_COUNT, _DURATION)):
-                total[name] = total.get(name, 0) + int(value)
+        for name, value in counted(runtime).items():
+            total[name] = total.get(name, 0) + value
     ended = {state: total.get(f"{_COUNT}{state}", 0) for state in STATES}
     durations = (name for name in total if name.startswith(_DURATION))
     histogram = {int(name.removeprefix(_DURATION)): total[name] for name in durations}

@@ -4,6 +4,7 @@ Flow control: an agent has as many message groups as tasks it may run, and SQS k
 Guarantee: the running set on the agent's runtime item, which a claim may join only while there is room.
 """
 
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -11,8 +12,9 @@ from worker_space.records import All, Any_, Equals, Exists, Has, Item, Missing, 
 from worker_space.tasks import Ticket
 from worker_space.tenancy import Key
 
-__all__ = ["MAX_PARKED", "choose_slot", "leave_agent", "leave_session", "park"]
+__all__ = ["MAX_PARKED", "choose_slot", "group_of", "leave_agent", "leave_session", "park"]
 
+_OWN_GROUPS: Final = 1_000
 MAX_PARKED: Final = 200
 """Most tasks that may wait for a place with one agent: they lie on one item, which every place taken rewrites."""
 
@@ -30,6 +32,15 @@ def choose_slot(runtime: Item, slots: int, turn: int) -> int | None:
         return None
     free = [slot for slot in range(slots) if slot not in taken]
     return free[turn % len(free)] if free else None
+
+
+def group_of(ticket: Ticket, turn: int) -> int:
+    """The agent's message group for a task that is dispatched without a look at which groups are free.
+
+    A plan's task gets a group of its own: behind a long task it would wait though its agent has room. How many run at
+    once, the claim sees to.
+    """
+    return turn % ticket.slots if ticket.plan is None else _OWN_GROUPS + zlib.crc32(ticket.task.encode())
 
 
 def park(ticket: Ticket, *, most: int) -> Update:

@@ -18,6 +18,7 @@ __all__ = [
     "ContextMatch",
     "ContextStore",
     "DueItems",
+    "Embedder",
     "FileBody",
     "FileInfo",
     "FilePage",
@@ -26,6 +27,7 @@ __all__ = [
     "Model",
     "Queues",
     "Records",
+    "SignedRequest",
 ]
 
 Owner = TenantContext | UserContext
@@ -69,8 +71,11 @@ class Records(Protocol):
 class DueItems(Protocol):
     """The sweeper's sparse index: items that carry `due_shard` and `due_at`, of all tenants, oldest first."""
 
-    async def due(self, shard: str, before: int, limit: int) -> Sequence[tuple[TenantContext, Item]]:
-        """Items of `shard` whose `due_at` (epoch milliseconds) is not after `before`."""
+    async def due(self, shard: str, before: int, limit: int, *, since: int = 0) -> Sequence[tuple[TenantContext, Item]]:
+        """At most `limit` items of `shard` whose `due_at` (epoch milliseconds) is from `since` to `before`, inclusive.
+
+        The index follows the table with a delay: an item may be listed as it was a moment ago.
+        """
 
 
 class Cache(Protocol):
@@ -131,6 +136,15 @@ class Queues(Protocol):
     async def depth(self, tenant: TenantContext, generation: int) -> int:
         """About how many messages wait or are in flight; 0 when the queue is gone."""
 
+    async def exists(self, tenant: TenantContext, generation: int) -> bool:
+        """Whether the queue is there."""
+
+    async def generations(self, tenant: TenantContext) -> Sequence[int]:
+        """Which of the tenant's queues are there, by their names; a new or deleted one shows within a minute."""
+
+    async def mappings(self, tenant: TenantContext, generation: int) -> int:
+        """How many event source mappings of the queue there are, not counting those that are being deleted."""
+
     async def ping(self) -> None:
         """Ask the service for a sign of life."""
 
@@ -182,30 +196,74 @@ class ContextStore(Protocol):
     """Agent memory. What one agent stored, no other agent or tenant finds."""
 
     async def ensure(self, tenant: TenantContext, agent_id: str) -> None:
-        """Make sure that the agent's collection exists; cheap when it does."""
+        """Make sure that the agent's memory exists; cheap when it does."""
 
     async def add(self, tenant: TenantContext, agent_id: str, entry: ContextEntry) -> None:
         """Store an entry under its deterministic point id.
 
         Raises:
-            NotFound: The collection does not exist (a late writer must not bring an erased one back).
+            NotFound: The agent's memory does not exist (a late writer must not bring an erased one back).
         """
 
     async def search(
         self, tenant: TenantContext, agent_id: str, query: str, *, limit: int, generation: int = 1
     ) -> Sequence[ContextMatch]:
-        """The best successful entries of this context generation, best first; empty without a collection."""
+        """The best successful entries of this context generation, best first.
+
+        Empty without a memory, and for a query without a word that carries meaning.
+        """
 
     async def entries(
-        self, tenant: TenantContext, agent_id: str, *, limit: int, after: str | None = None
+        self,
+        tenant: TenantContext,
+        agent_id: str,
+        *,
+        limit: int,
+        after: str | None = None,
+        generation: int | None = None,
     ) -> tuple[Sequence[ContextEntry], str | None]:
-        """A page of the agent's entries and where to go on."""
+        """A page of the agent's entries, failed ones too, and where to go on.
+
+        Args:
+            generation: Only entries of this one; `None` lists also what was cleared and is left.
+        """
+
+    async def remove(self, tenant: TenantContext, agent_id: str, entry_id: str) -> bool:
+        """Delete one entry; whether it was there."""
+
+    async def clear(self, tenant: TenantContext, agent_id: str, *, before: int) -> None:
+        """Delete the entries of all generations below `before`; a missing memory is no error."""
 
     async def drop(self, tenant: TenantContext, agent_id: str) -> None:
-        """Delete the agent's memory; a missing one is no error."""
+        """Delete the agent's memory with all it holds; a missing one is no error."""
+
+    async def drop_all(self, tenant: TenantContext) -> None:
+        """Delete all memory of the tenant, also of agents that nobody knows any more and of the other layout."""
+
+    async def remains(self, tenant: TenantContext) -> int:
+        """How many memories and entries of the tenant still exist, asked anew; 0 when nothing is left."""
 
     async def ping(self) -> None:
         """Ask the server for a sign of life."""
+
+
+class Embedder(Protocol):
+    """Turns texts into vectors whose nearness is nearness in meaning."""
+
+    @property
+    def space(self) -> str:
+        """Names what its vectors may be compared with: another model's, or another length's, has another name."""
+
+    @property
+    def dimensions(self) -> int:
+        """The length of each vector."""
+
+    async def embed(self, tenant: TenantContext, texts: Sequence[str]) -> Sequence[Sequence[float]]:
+        """One vector for each text, in their order. Long texts may be cut.
+
+        Raises:
+            Unavailable: There is no usable answer, for whatever reason: go on without vectors.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,6 +302,22 @@ class FilePage:
     files: Sequence[FileInfo]
     folders: Sequence[str] = field(default=())
     after: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignedRequest:
+    """A request to the store itself that its holder may make without any other credentials, until it expires.
+
+    Attributes:
+        url: Whoever has it has the right: it is neither logged nor kept.
+        headers: Must be sent exactly as they are here; all of them are signed.
+        expires_at: Epoch milliseconds. A transfer that has begun by then goes on.
+    """
+
+    method: str
+    url: str = field(repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    expires_at: int
 
 
 class Files(Protocol):
@@ -301,6 +375,49 @@ class Files(Protocol):
     ) -> FilePage:
         """Files (and, unless `recursive`, folders) below `folder` (`""` is the root), in order of their paths."""
 
+    async def sign_upload(
+        self,
+        tenant: TenantContext,
+        path: str,
+        *,
+        size: int,
+        seconds: int,
+        content_type: str = "application/octet-stream",
+        sha256: str | None = None,
+        if_version: str | None = None,
+        if_absent: bool = False,
+    ) -> SignedRequest:
+        """Let somebody store exactly this file, past us: another path, size, type or condition is refused by the store.
+
+        Args:
+            size: Bytes; the store takes at most 5 GiB at once.
+            seconds: How long the request may be begun.
+            sha256: 64 hexadecimal digits; the store then refuses other content.
+            if_version: Stored only if the file is still at this version (`If-Match`).
+            if_absent: Stored only if there is no such file (`If-None-Match`).
+        """
+
+    async def sign_download(
+        self, tenant: TenantContext, path: str, *, seconds: int
+    ) -> tuple[FileInfo, SignedRequest] | None:
+        """Let somebody read this file as it is now, past us; `None` if there is no such file.
+
+        A later change of the file does not reach the address; where the bucket keeps no versions, a request for a
+        changed file may give the new one.
+        """
+
+    async def remains(self, tenant: TenantContext) -> int:
+        """How much the store still holds for the tenant, asked anew.
+
+        Objects with all their versions count, marks of deleted ones, and unfinished uploads.
+        """
+
+    async def erase(self, tenant: TenantContext) -> int:
+        """Delete all that `remains` counts, for good; returns how much it was.
+
+        It may take long, and may be cancelled and called again: what is gone stays gone.
+        """
+
     async def ping(self) -> None:
         """Ask the store for a sign of life."""
 
@@ -319,6 +436,12 @@ class Content(Protocol):
 
     async def delete(self, tenant: TenantContext, keys: Sequence[str]) -> None:
         """Delete these."""
+
+    async def remains(self, tenant: TenantContext) -> int:
+        """As `Files.remains`, of the contents."""
+
+    async def erase(self, tenant: TenantContext) -> int:
+        """As `Files.erase`, of the contents."""
 
 
 class Model(Protocol):

@@ -1,14 +1,35 @@
 """Projects, and the record of the worker space behind each."""
 
+import zlib
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Final, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from worker_space.allowances import LimitChanges
 from worker_space.errors import NotFound
 from worker_space.naming import visible
+from worker_space.policy import PolicyChanges, ToolPolicy
+from worker_space.tenancy import TenantContext
 
-__all__ = ["NewProject", "Project", "ProjectChanges", "Space", "SpaceState", "no_project"]
+__all__ = [
+    "SPACE_SHARDS",
+    "NewProject",
+    "Project",
+    "ProjectChanges",
+    "Space",
+    "SpaceState",
+    "no_project",
+    "space_shard",
+]
+
+SPACE_SHARDS: Final = ("space0", "space1", "space2", "space3")
+
+
+def space_shard(tenant: TenantContext) -> str:
+    """Where the sweeper finds a space: beside the tasks' places, so that neither holds the other up."""
+    return SPACE_SHARDS[zlib.crc32(tenant.token.encode()) % len(SPACE_SHARDS)]
 
 
 class SpaceState(StrEnum):
@@ -32,8 +53,14 @@ class Space(BaseModel):
     Attributes:
         epoch: Grows with every reset, erasure or deletion; work of an older epoch cannot write.
         generation: Of the queue: SQS refuses the name of a queue deleted less than 60 s ago. 0 before the first.
+        active_since: When its queue was made, epoch milliseconds; means something only while it is active.
+        resetting: A reset has begun and not ended: nothing wakes the space until then.
         last_accept: When a message was last accepted, epoch milliseconds.
         open_tasks: Tasks of this epoch that have not ended: counted in the transactions that accept and end them.
+        policy: What waits for the user's word.
+        policy_version: One more with each change of the policy; what it allows is done under this as a condition.
+        limits: Those that the owner has set (`allowances`).
+        operator_limits: Those that the deployment's operator has set for this project; `None` lifts one.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -44,8 +71,14 @@ class Space(BaseModel):
     generation: int
     created_at: int
     updated_at: int
+    active_since: int = 0
+    resetting: bool = False
     last_accept: int = 0
     open_tasks: int = 0
+    policy: ToolPolicy = ToolPolicy()
+    policy_version: int = 0
+    limits: Mapping[str, int] = Field(default_factory=dict)
+    operator_limits: Mapping[str, int | None] = Field(default_factory=dict)
 
 
 ProjectName = Annotated[str, Field(min_length=1, max_length=128, examples=["The web shop"]), AfterValidator(visible)]
@@ -66,20 +99,35 @@ class NewProject(BaseModel):
 
 
 class ProjectChanges(BaseModel):
-    """What of a project can be changed."""
+    """What of a project to change; what is not sent stays."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: ProjectName
+    name: ProjectName | None = None
+    policy: PolicyChanges | None = None
+    limits: LimitChanges | None = None
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if all(getattr(self, name) is None for name in type(self).model_fields):
+            raise ValueError(f"say what to change: {', '.join(type(self).model_fields)}")
+        return self
 
 
 class Project(BaseModel):
-    """A project as its owner sees it; times in epoch milliseconds."""
+    """A project as its owner sees it; times in epoch milliseconds.
+
+    Attributes:
+        policy: Which calls of its agents, and which plans, wait for the user's word.
+        limits: Those that the owner has set, below the deployment's own.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     id: str
     name: str
+    policy: ToolPolicy = ToolPolicy()
+    limits: Mapping[str, int] = Field(default_factory=dict)
     created_at: int
     updated_at: int
 

@@ -5,22 +5,28 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
+from worker_space.agent_records import check_live
+from worker_space.allowances import Allowances
 from worker_space.bus import AgentBus
 from worker_space.clock import now_ms
+from worker_space.consent import content_keys
 from worker_space.errors import ConditionFailed, Conflict, NotFound
 from worker_space.idempotency import Repeat, remember
 from worker_space.ids import new_id
 from worker_space.messages import ChatSession, Message, NewSession
+from worker_space.planning import PlanBook
 from worker_space.ports import Content, Records
-from worker_space.projects import no_project
-from worker_space.records import All, Any_, Check, Delete, Exists, Item, Missing, Page, Put, SizeBelow, Update, Write
+from worker_space.records import All, Any_, Delete, Exists, Item, Missing, Page, Put, SizeBelow, Update, Write
 from worker_space.registry import IS_LIVE
+from worker_space.tally import SESSIONS
+from worker_space.tasks import TaskState
 from worker_space.tenancy import Key, TenantContext
 from worker_space.texts import Texts
 
 __all__ = ["ChatSessions"]
 
 _CLOSE_SECONDS: Final = 10.0
+_TRIES: Final = 5
 
 
 def session_of(item: Item) -> ChatSession:
@@ -39,7 +45,18 @@ def session_of(item: Item) -> ChatSession:
 class ChatSessions:
     """Makes, lists and deletes a project's sessions, and reads their messages."""
 
-    def __init__(self, records: Records, texts: Texts, content: Content, bus: AgentBus) -> None:
+    def __init__(
+        self,
+        records: Records,
+        texts: Texts,
+        content: Content,
+        bus: AgentBus,
+        *,
+        plans: PlanBook,
+        allowances: Allowances,
+    ) -> None:
+        self._plans = plans
+        self._allowances = allowances
         self._records = records
         self._texts = texts
         self._content = content
@@ -50,6 +67,8 @@ class ChatSessions:
 
         Raises:
             NotFound: There is no such project.
+            LimitReached: The project has as many sessions as it may have.
+            Conflict: Others keep opening and deleting sessions at the same time.
         """
         session_id, now = new_id("session"), now_ms()
         item = {
@@ -60,20 +79,27 @@ class ChatSessions:
             "created_at": now,
             "updated_at": now,
         }
-        labelled: dict[str, Write] = {
-            "space": Check(key=Key.space(), when=IS_LIVE),
-            "session": Put(key=Key.session(session_id), item=item, when=Missing("sk")),
-        }
-        if repeat is not None:
-            labelled["repeat"] = remember(repeat, session_id)
-        try:
-            await self._records.write(tenant, *labelled.values())
-        except ConditionFailed as error:
-            found = dict(zip(labelled, error.items, strict=True))
+        for _ in range(_TRIES):
+            space = await self._records.get(tenant, Key.space()) or {}
+            most = self._allowances.of_record(space).sessions
+            count = await SESSIONS.count(self._records, tenant, space)
+            labelled: dict[str, Write] = {
+                "space": SESSIONS.one_more(space, count, most=most, when=IS_LIVE),
+                "session": Put(key=Key.session(session_id), item=item, when=Missing("sk")),
+            }
+            if repeat is not None:
+                labelled["repeat"] = remember(repeat, session_id)
+            try:
+                await self._records.write(tenant, *labelled.values())
+                return session_of({name: value for name, value in item.items() if value is not None})
+            except ConditionFailed as error:
+                found = dict(zip(labelled, error.items, strict=True))
             if repeat is not None and (known := found["repeat"]) is not None:
                 return await self.get(tenant, repeat.same(known))
-            raise no_project(tenant.project_id) from error
-        return session_of({name: value for name, value in item.items() if value is not None})
+            stored = found["space"] or {}
+            check_live(tenant, [stored] if stored else [])
+            SESSIONS.check_room(stored, count, most=most)
+        raise Conflict("others keep opening and deleting sessions of this project: try again")
 
     async def get(self, tenant: TenantContext, session_id: str) -> ChatSession:
         return session_of(await self._item(tenant, session_id))
@@ -133,14 +159,24 @@ class ChatSessions:
             await asyncio.sleep(0.05)
         # The session itself goes last: whoever is interrupted here can be followed by another deletion. Nothing is
         # added meanwhile, because a closing session accepts no message.
-        await self._clear(tenant, session_id)
+        await self._clear(tenant, session_id, until)
         while events := (await self._records.query(tenant, Key.events(session_id), limit=100)).items:
             await self._records.write(tenant, *(Delete(key=Key(item["sk"])) for item in events))
-        nobody_left = All(Missing("active"), Any_(Missing("waiting"), SizeBelow("waiting", 1)))
-        try:
-            await self._records.write(tenant, Delete(key=Key.session(session_id), when=nobody_left))
-        except ConditionFailed as error:
-            raise Conflict("a task of this session has not stopped yet: delete the session again") from error
+        nobody_left = All(Exists("sk"), Missing("active"), Any_(Missing("waiting"), SizeBelow("waiting", 1)))
+        space: Item | None = None
+        for _ in range(_TRIES):
+            count = 0 if space is None else await SESSIONS.count(self._records, tenant, space)
+            gone = Delete(key=Key.session(session_id), when=nobody_left)
+            try:
+                await self._records.write(tenant, gone, SESSIONS.one_less(space, count))
+                return
+            except ConditionFailed as error:
+                if error.items[0] == {}:
+                    return
+                if error.items[0] is not None:
+                    break
+                space = error.items[1]
+        raise Conflict("a task of this session has not stopped yet: delete the session again")
 
     async def _cancel(self, tenant: TenantContext, task_id: str) -> None:
         try:
@@ -148,22 +184,53 @@ class ChatSessions:
         except (Conflict, NotFound):
             return
 
-    async def _clear(self, tenant: TenantContext, session_id: str) -> None:
+    async def _clear(self, tenant: TenantContext, session_id: str, until: float) -> None:
         while page := (await self._records.query(tenant, Key.messages(session_id), limit=100)).items:
             for task_id in dict.fromkeys(item["task_id"] for item in page):
+                await self._clear_plan(tenant, task_id, until)
                 await self._clear_task(tenant, task_id)
             keys = [item["content_key"] for item in page if "content_key" in item]
             if keys:
                 await self._content.delete(tenant, keys)
             await self._records.write(tenant, *(Delete(key=Key.message(session_id, item["number"])) for item in page))
 
+    async def _clear_plan(self, tenant: TenantContext, task_id: str, until: float) -> None:
+        """The plan that a message's task has to do with, and that plan's tasks.
+
+        Raises:
+            Conflict: One of them does not stop in time. Until it does, it holds a place with its agent.
+        """
+        task = await self._records.get(tenant, Key.task(task_id)) or {}
+        stored = await self._plans.stored(tenant, task["plan_id"]) if "plan_id" in task else None
+        if stored is None:
+            return
+        for child_id in stored.task_ids:
+            while (child := await self._records.get(tenant, Key.task(child_id))) is not None:
+                if TaskState(child["state"]).ended:
+                    break
+                await self._cancel(tenant, child_id)
+                if time.monotonic() > until:
+                    raise Conflict("a task of this session's plan has not stopped yet: delete the session again")
+                await asyncio.sleep(0.05)
+            await self._clear_task(tenant, child_id)
+        await self._records.write(tenant, Delete(key=Key.plan(stored.plan.id)))
+
     async def _clear_task(self, tenant: TenantContext, task_id: str) -> None:
-        """A task and its steps, which hold what was said and read in the session."""
+        """A task, its steps and its approvals, which hold what was said and read in the session."""
         while steps := (await self._records.query(tenant, Key.steps(task_id), limit=50)).items:
             keys = [item["content_key"] for item in steps if "content_key" in item]
             if keys:
                 await self._content.delete(tenant, keys)
             await self._records.write(tenant, *(Delete(key=Key.step(task_id, item["number"])) for item in steps))
+        task = await self._records.get(tenant, Key.task(task_id)) or {}
+        for approval_id in task.get("approvals", ()):
+            approval = await self._records.get(tenant, Key.approval(approval_id)) or {}
+            if keys := content_keys(approval):
+                await self._content.delete(tenant, keys)
+            await self._records.write(tenant, Delete(key=Key.approval(approval_id)))
+        # Of a plan's task its answer, of a request for a plan its tasks.
+        if keys := [kept["content_key"] for kept in (task, task.get("plan_tasks", {})) if "content_key" in kept]:
+            await self._content.delete(tenant, keys)
         await self._records.write(tenant, Delete(key=Key.task(task_id)))
 
 

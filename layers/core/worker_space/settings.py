@@ -1,14 +1,35 @@
 """What a deployment sets. The environment is read here and nowhere else in the package."""
 
+import json
 import os
 from collections.abc import Mapping
-from typing import Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from worker_space.errors import InvalidRequest
 
-__all__ = ["Settings"]
+__all__ = ["Price", "Settings"]
+
+
+class Price(BaseModel):
+    """What a million tokens of a model cost, in millionths of the deployment's currency."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    input: int = Field(ge=0, le=10**12)
+    output: int = Field(ge=0, le=10**12)
+
+
+def _parsed(value: Any) -> Any:
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise ValueError("it is no JSON") from error
+
+
+_Prices = Annotated[Mapping[str, Price], BeforeValidator(_parsed)]
+_Limit = Annotated[int | None, Field(ge=0, le=10**15)]
 
 
 class Settings(BaseModel):
@@ -21,15 +42,43 @@ class Settings(BaseModel):
     prefix: str = Field(default="ws", alias="WORKER_SPACE_PREFIX", description="Prefix of queues, keys, collections.")
     region: str = Field(default="us-east-1", alias="AWS_REGION")
     redis_url: str = Field(alias="UPSTASH_REDIS_REST_URL")
-    redis_token: SecretStr = Field(alias="UPSTASH_REDIS_REST_TOKEN")
+    redis_token: SecretStr = Field(default=SecretStr(""), alias="UPSTASH_REDIS_REST_TOKEN")
     qdrant_url: str = Field(alias="QDRANT_URL")
     qdrant_api_key: SecretStr | None = Field(default=None, alias="QDRANT_API_KEY")
+    secret: str | None = Field(
+        default=None,
+        alias="WORKER_SPACE_SECRET",
+        description="Secrets Manager's name or ARN of the JSON object with upstash_token and qdrant_api_key.",
+    )
+    model_secret: str | None = Field(
+        default=None,
+        alias="WORKER_SPACE_MODEL_SECRET",
+        description="Likewise, of the one with openai_api_key.",
+    )
     jwt_issuer: str = Field(default="", alias="JWT_ISSUER", description="Expected `iss`; the API needs it.")
     jwt_audience: str = Field(default="worker-space", alias="JWT_AUDIENCE", description="Expected `aud`.")
     jwt_jwks_url: str = Field(default="", alias="JWT_JWKS_URL", description="Where the issuer's keys are.")
     openai_base_url: str | None = Field(default=None, alias="OPENAI_BASE_URL")
     openai_api_key: SecretStr | None = Field(default=None, alias="OPENAI_API_KEY")
     default_model: str = Field(default="offline:rules", alias="WORKER_SPACE_DEFAULT_MODEL")
+    embedding_model: str | None = Field(
+        default=None,
+        pattern=r"^(openai|bedrock):\S{1,200}$",
+        alias="WORKER_SPACE_EMBEDDING_MODEL",
+        description="Finds agent context by meaning, too; without one by words alone.",
+    )
+    embedding_dimensions: int | None = Field(
+        default=None,
+        ge=1,
+        le=8192,
+        alias="WORKER_SPACE_EMBEDDING_DIMENSIONS",
+        description="Length of its vectors; known for OpenAI's and Titan's own models.",
+    )
+    context_layout: Literal["collection", "shared"] = Field(
+        default="collection",
+        alias="WORKER_SPACE_CONTEXT_LAYOUT",
+        description="One Qdrant collection for each agent, or one for the whole stack.",
+    )
     worker_function: str = Field(default="worker", alias="WORKER_SPACE_WORKER_FUNCTION")
     worker_timeout_seconds: int = Field(default=900, ge=10, le=900, alias="WORKER_SPACE_WORKER_TIMEOUT_SECONDS")
     dead_letter_arn: str = Field(default="", alias="WORKER_SPACE_DEAD_LETTER_ARN")
@@ -41,7 +90,7 @@ class Settings(BaseModel):
         ge=0.0,
         le=28.0,
         alias="WORKER_SPACE_ANSWER_WAIT_SECONDS",
-        description="How long a message's request waits for the answer; API Gateway stops at 30 s.",
+        description="How long a request waits for an answer, or for a session's next event; API Gateway stops at 30 s.",
     )
     redispatch_seconds: int = Field(
         default=120,
@@ -51,7 +100,95 @@ class Settings(BaseModel):
     )
     max_attempts: int = Field(default=5, ge=1, le=9, alias="WORKER_SPACE_MAX_ATTEMPTS")
     max_model_calls: int = Field(default=20, ge=1, le=200, alias="WORKER_SPACE_MAX_MODEL_CALLS")
+    presigned_seconds: int = Field(
+        default=600,
+        ge=60,
+        le=900,
+        alias="WORKER_SPACE_PRESIGNED_SECONDS",
+        description="How long an address for an upload or download may be used.",
+    )
+    max_upload_bytes: int = Field(
+        default=1 << 30,
+        ge=1,
+        le=5 << 30,
+        alias="WORKER_SPACE_MAX_UPLOAD_BYTES",
+        description="Largest file that may be uploaded by such an address; S3 takes 5 GiB at once.",
+    )
+    idle_seconds: int = Field(
+        default=3600,
+        ge=1,
+        alias="WORKER_SPACE_IDLE_SECONDS",
+        description="After how long without a message a project's queue and mapping are given back.",
+    )
+    erase_again_seconds: int | None = Field(
+        default=None,
+        ge=1,
+        alias="WORKER_SPACE_ERASE_AGAIN_SECONDS",
+        description="When an erasure clears and asks everything once more; unset, behind the last possible late write.",
+    )
+    limit_agents: _Limit = Field(default=100, alias="WORKER_SPACE_LIMIT_AGENTS", description="Of a project.")
+    limit_sessions: _Limit = Field(default=10_000, alias="WORKER_SPACE_LIMIT_SESSIONS", description="Of a project.")
+    limit_open_tasks: _Limit = Field(
+        default=1_000, alias="WORKER_SPACE_LIMIT_OPEN_TASKS", description="Of a project: tasks that have not ended."
+    )
+    limit_messages_per_minute: _Limit = Field(
+        default=3_000,
+        alias="WORKER_SPACE_LIMIT_MESSAGES_PER_MINUTE",
+        description="Of a project, in one minute of the clock.",
+    )
+    limit_file_bytes: _Limit = Field(
+        default=None, alias="WORKER_SPACE_LIMIT_FILE_BYTES", description="Of all of a project's files."
+    )
+    limit_tokens_per_day: _Limit = Field(
+        default=None, alias="WORKER_SPACE_LIMIT_TOKENS_PER_DAY", description="Of a project's model calls, by UTC's day."
+    )
+    limit_cost_per_day: _Limit = Field(
+        default=None, alias="WORKER_SPACE_LIMIT_COST_PER_DAY", description="Likewise, in millionths of the currency."
+    )
+    user_limit_projects: _Limit = Field(
+        default=None, alias="WORKER_SPACE_USER_LIMIT_PROJECTS", description="Of a user; so are the next three."
+    )
+    user_limit_messages_per_minute: _Limit = Field(default=None, alias="WORKER_SPACE_USER_LIMIT_MESSAGES_PER_MINUTE")
+    user_limit_tokens_per_day: _Limit = Field(default=None, alias="WORKER_SPACE_USER_LIMIT_TOKENS_PER_DAY")
+    user_limit_cost_per_day: _Limit = Field(default=None, alias="WORKER_SPACE_USER_LIMIT_COST_PER_DAY")
+    prices: _Prices = Field(
+        default={},
+        alias="WORKER_SPACE_PRICES",
+        description='By model, JSON: {"openai:gpt-5-mini": {"input": 250000, "output": 2000000}}, in millionths of the '
+        "currency for a million tokens.",
+    )
+    plan_approval_tasks: int = Field(
+        default=8,
+        ge=0,
+        le=20,
+        alias="WORKER_SPACE_PLAN_APPROVAL_TASKS",
+        description="A plan of more tasks waits for the user's word; a project's policy may say otherwise.",
+    )
+    approval_seconds: int = Field(
+        default=86_400,
+        ge=1,
+        le=31 * 86_400,
+        alias="WORKER_SPACE_APPROVAL_SECONDS",
+        description="How long a question to the user may be answered; after that the run goes on without the call.",
+    )
     log_level: str = Field(default="INFO", alias="WORKER_SPACE_LOG_LEVEL")
+
+    @model_validator(mode="after")
+    def _has_a_token(self) -> Self:
+        if not (self.redis_token.get_secret_value() or self.secret):
+            raise ValueError("UPSTASH_REDIS_REST_TOKEN or WORKER_SPACE_SECRET has to be set")
+        return self
+
+    @property
+    def erase_again(self) -> int:
+        """After how many seconds nobody can hold a right any more that was given before an erasure.
+
+        An invocation may run for the worker's timeout, STS credentials of a tenant last 900 s, an address that was
+        signed for a client as long as its setting says; a minute is added for clocks.
+        """
+        if self.erase_again_seconds is not None:
+            return self.erase_again_seconds
+        return max(self.worker_timeout_seconds, self.presigned_seconds, 900) + 60
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:

@@ -4,8 +4,9 @@ import asyncio
 import itertools
 import logging
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any, Final
 
 from worker_space.clock import now_ms
@@ -14,6 +15,7 @@ from worker_space.ending import Ending, Outcome, canceled, end_task
 from worker_space.errors import ClaimLost, ConditionFailed, Conflict, NotFound, Unavailable
 from worker_space.events import EventCursor, NewEvent
 from worker_space.ledger import Ledger, Stale, request_cancel
+from worker_space.planning import PlanBook
 from worker_space.ports import Cache, Records
 from worker_space.records import All, Condition, Equals, Item, Missing, Update, Write
 from worker_space.registry import AgentRegistry
@@ -26,14 +28,20 @@ __all__ = ["Steering", "next_turn", "task_of"]
 
 _SIGN_TTL_SECONDS: Final = 120
 _TRIES: Final = 20
+_STOP_LATER_MS: Final = 60_000
 _log = logging.getLogger(__name__)
-# Spreads dispatches of one moment over free slots; a plain number, nothing of any tenant. Environments begin apart.
-_turns: Final = itertools.count(secrets.randbelow(1 << 16))
+
+
+@cache
+def _turns() -> Iterator[int]:
+    # Spreads dispatches of one moment over free slots; a plain number, nothing of any tenant. Begun at the first call,
+    # not at import: environments that are restored from one snapshot would all begin alike.
+    return itertools.count(secrets.randbelow(1 << 16))
 
 
 def next_turn() -> int:
     """A number that grows with each call in this process (`places.choose_slot`)."""
-    return next(_turns)
+    return next(_turns())
 
 
 def task_of(item: Item) -> Task:
@@ -45,7 +53,7 @@ def task_of(item: Item) -> Task:
         state=TaskState(item["state"]),
         session_id=item["session_id"],
         agent_id=item["agent_id"],
-        payload={"message": item["number"]},
+        payload={"message": item["number"], **({"plan_key": item["plan_key"]} if "plan_key" in item else {})},
         mode=item.get("mode", "direct"),
         plan_id=item.get("plan_id"),
         approval_id=item.get("approval_id") if item["state"] == TaskState.INPUT_REQUIRED.value else None,
@@ -55,6 +63,7 @@ def task_of(item: Item) -> Task:
         recall=item.get("recall"),
         input_tokens=item.get("input_tokens", 0),
         output_tokens=item.get("output_tokens", 0),
+        cost_micros=item.get("cost_micros", 0),
         error=None if error is None else Failure.model_validate(error),
         created_at=item["created_at"],
         started_at=item.get("started_at"),
@@ -84,6 +93,7 @@ class Steering:
         texts: Texts,
         registry: AgentRegistry,
         ledger: Ledger,
+        plans: PlanBook,
     ) -> None:
         self._records = records
         self._cache = cache
@@ -91,6 +101,7 @@ class Steering:
         self._texts = texts
         self._registry = registry
         self._ledger = ledger
+        self._plans = plans
 
     async def announce(self, tenant: TenantContext, task_id: str) -> None:
         """Tell whoever waits that a task has ended; without the cache they find out from the table."""
@@ -122,7 +133,7 @@ class Steering:
                     break
                 continue
             done = await effects_of(self._ledger, self._texts, tenant, task_id) if item["attempt"] else ()
-            if await self.end_waiting(tenant, item, canceled(done)):
+            if await self.end_waiting(tenant, item, canceled([*done, *await self._plans.done(tenant, item)])):
                 break
         else:
             raise Unavailable("the table", "the task changed at every try")
@@ -137,6 +148,7 @@ class Steering:
         session, runtime, space = await self._records.get_many(
             tenant, [Key.session(ticket.session), Key.runtime(ticket.agent), Key.space()]
         )
+        following = await self._plans.following(tenant, item)
         as_read = All(
             Equals("state", item["state"]), Equals("attempt", item["attempt"]), Equals("dispatch", item["dispatch"])
         )
@@ -150,7 +162,11 @@ class Steering:
             events=EventCursor(ticket.session, int((session or {}).get("last_event", 0))),
             session=session or {},
             runtime=runtime or {},
+            following=following,
         )
+        if following is not None and following.running:
+            # Whoever dies before it has asked them all to stop has left that to the sweeper.
+            outcome = replace(outcome, due_at=now_ms() + _STOP_LATER_MS)
         if "approval_id" in item and item["state"] == TaskState.INPUT_REQUIRED.value:
             outcome = replace(outcome, also={**outcome.also, "approval": _void(item["approval_id"])})
         try:
@@ -160,8 +176,23 @@ class Steering:
         await asyncio.gather(
             self.announce(tenant, ticket.task),
             *(self._dispatch.send_or_leave_it(tenant, delivery) for delivery in deliveries),
+            *(self._stop(tenant, task_id) for task_id in (following.stop if following is not None else ())),
         )
         return True
+
+    async def stop_plan_of(self, tenant: TenantContext, item: Item) -> None:
+        """Stop what still runs of a plan whose task, as read, has ended: whoever ended it may have died before that."""
+        for task_id in await self._plans.left_running(tenant, item):
+            await self._stop(tenant, task_id)
+
+    async def _stop(self, tenant: TenantContext, task_id: str) -> None:
+        try:
+            await self.cancel_task(tenant, task_id)
+        except (NotFound, Conflict):
+            # It has ended, or is gone.
+            return
+        except Unavailable as error:
+            _log.warning("task %s of a canceled plan is stopped by the sweeper: %s", task_id, error)
 
     async def send_again(
         self,

@@ -56,7 +56,9 @@ class Task(BaseModel):
     """A task as its owner sees it.
 
     Attributes:
-        payload: What was asked: `message` is the number of the user's message in the session.
+        type: `message`, or `plan_task` for a task of a plan.
+        payload: What was asked: `message` is the number of the user's message in the session, `plan_key` the key of a
+            plan's task in its plan.
         attempt: How often a worker has begun it.
         agent_version: The agent's version that runs it, fixed when the first worker began.
         steps: Journalled steps so far.
@@ -66,6 +68,7 @@ class Task(BaseModel):
         recall: `ok`, `unavailable` (memory did not answer; the agent went on without) or `None` before the run.
         input_tokens: Of all model calls, as the provider counts them.
         output_tokens: Likewise.
+        cost_micros: What they cost, in millionths of the deployment's currency; 0 where no price is set.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -85,6 +88,7 @@ class Task(BaseModel):
     recall: str | None = None
     input_tokens: int = 0
     output_tokens: int = 0
+    cost_micros: int = 0
     error: Failure | None = None
     created_at: int
     started_at: int | None = None

@@ -114,6 +114,16 @@ class Key:
     sort: str
     scope: Literal["tenant", "user"] = "tenant"
 
+    @property
+    def kind(self) -> str:
+        """What kind of item it is: all keys of one kind begin with it."""
+        return self.sort.partition("#")[0]
+
+    @property
+    def last(self) -> str:
+        """The last part: the id of an item that is named by one."""
+        return self.sort.rpartition("#")[2]
+
     # -- the space and its projects --------------------------------------------------------------
     @classmethod
     def home(cls) -> "Key":
@@ -135,6 +145,10 @@ class Key:
     @classmethod
     def idempotency(cls, kind: str, key: str, scope: Literal["tenant", "user"] = "tenant") -> "Key":
         return cls(f"IDEMPOTENCY#{_digest(kind, key)}", scope)
+
+    @classmethod
+    def idempotencies(cls, scope: Literal["tenant", "user"] = "tenant") -> "Key":
+        return cls("IDEMPOTENCY#", scope)
 
     # -- agents ----------------------------------------------------------------------------------
     @classmethod
@@ -202,6 +216,29 @@ class Key:
     def steps(cls, task_id: str) -> "Key":
         return cls(f"STEP#{_part(task_id)}#")
 
+    # -- of all sessions and tasks, for those who read everything ------------------------------------
+    @classmethod
+    def all_messages(cls) -> "Key":
+        return cls("MESSAGE#")
+
+    @classmethod
+    def all_steps(cls) -> "Key":
+        return cls("STEP#")
+
+    @classmethod
+    def all_events(cls) -> "Key":
+        return cls("EVENT#")
+
+    @property
+    def owner(self) -> str:
+        """Whose it is: of a message's or event's key the session, of a step's the task, of a runtime's the agent."""
+        return self.sort.split("#")[1]
+
+    @property
+    def place(self) -> int:
+        """The number at the end of a message's, event's or step's key."""
+        return int(self.sort.rpartition("#")[2])
+
     # -- events, approvals, plans ------------------------------------------------------------------
     @classmethod
     def event(cls, session_id: str, seq: int) -> "Key":
@@ -245,6 +282,10 @@ class Key:
     @classmethod
     def reservations(cls, task_id: str) -> "Key":
         return cls(f"RESERVATION#{_part(task_id)}#")
+
+    @classmethod
+    def all_reservations(cls) -> "Key":
+        return cls("RESERVATION#")
 
     @classmethod
     def erasure(cls, erasure_id: str) -> "Key":
@@ -306,7 +347,16 @@ class Names:
 
     def is_queue(self, tenant: TenantContext, name: str) -> bool:
         """Whether `name` is a queue of this tenant, of whatever generation."""
-        return bool(re.fullmatch(rf"{self.prefix}_{tenant.token}_g[1-9][0-9]*\.fifo", name))
+        return self.generation(tenant, name) is not None
+
+    def generation(self, tenant: TenantContext, name: str) -> int | None:
+        """The generation of a queue of this tenant; `None` for any other name."""
+        match = re.fullmatch(rf"{self.prefix}_{tenant.token}_g([1-9][0-9]*)\.fifo", name)
+        return None if match is None else int(match[1])
+
+    def queues_of(self, tenant: TenantContext) -> str:
+        """What the tenant's queues of all generations begin with, and no other tenant's."""
+        return f"{self.prefix}_{tenant.token}_g"
 
     @property
     def queues(self) -> str:
@@ -329,6 +379,16 @@ class Names:
 
     def collections(self, tenant: TenantContext) -> str:
         return f"{self.prefix}_{tenant.token}_agent_"
+
+    @property
+    def shared_collection(self) -> str:
+        """The one collection of the shared layout; no token of a tenant begins with `shared`."""
+        return f"{self.prefix}_shared_agents"
+
+    def owner(self, tenant: TenantContext, agent_id: str | None = None) -> dict[str, str]:
+        """The payload fields that say whose a point is; without an agent, the tenant's alone."""
+        owner = {"tenant": tenant.token}
+        return owner if agent_id is None else {**owner, "agent_id": _part(agent_id)}
 
     def point(self, tenant: TenantContext, agent_id: str, source: str) -> str:
         """The same task always gives the same point, so a redelivery never stores twice (RFC 9562, version 5)."""

@@ -26,6 +26,15 @@ def _project(command: _Command) -> _Command:
     return click.option("--project", "-p", help="The project's id; may be left out where there is only one.")(command)
 
 
+def _agent(command: _Command) -> _Command:
+    return click.option(
+        "--agent",
+        "-a",
+        help="Who answers: an agent's name or id, or `auto` for whoever fits, or a plan of several"
+        " [default: analyst, or the session's agent].",
+    )(command)
+
+
 def _examples(*lines: str, head: str = "Examples") -> str:
     """Lines that a command's help shows as they are, behind its options."""
     # Click wraps a paragraph unless it begins with a line that holds a backspace.
@@ -91,14 +100,91 @@ def token(user: str, ttl: int) -> None:
 def push(folder: Path, project: str | None, user: str) -> None:
     """Send the files of DIR to a project.
 
-    The project is made if there is none. Files that are the same are not sent again; files that the project has
-    otherwise are replaced, and named. Nothing is deleted. Hidden files, virtual environments, node_modules,
-    __pycache__, links and files over 5 MB stay behind.
+    The project is made if there is none. Files that are the same are not sent again, so a push that was broken off
+    is gone on with by repeating it; files that the project has otherwise are replaced, and named. Nothing is
+    deleted. Hidden files, virtual environments, node_modules, __pycache__, links and files over 5 GiB stay behind.
+    The status is 1 if a file could not be sent.
     """
-    from worker_space_local.cli import folder as folders
+    from worker_space_local.cli import pushing
 
-    if not folders.push_folder(folder, project, user):
+    if not pushing.push_folder(folder, project, user):
         raise SystemExit(1)
+
+
+@main.command(epilog=_examples("worker-space pull examples/shop", "worker-space pull copy --project shop"))
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path), default=Path())
+@click.option("--force", is_flag=True, help="Replace files that were changed here, too.")
+@_project
+@_user
+def pull(folder: Path, project: str | None, user: str, force: bool) -> None:
+    """Get a project's files into DIR (default: the current folder).
+
+    DIR is made if it is not there; the project is the one that DIR was sent to, unless --project names another.
+    Files that are the same are not sent again, so a pull that was broken off is gone on with by repeating it. A
+    file that was changed here since it was last the same as the project's is kept; so is one that differs and was
+    never sent or got from here. Nothing is deleted. Hidden and generated files stay in the project. The status is 1
+    if a file was kept or could not be got.
+    """
+    from worker_space_local.cli import pulling
+
+    if not pulling.pull_folder(folder, project, user, force=force):
+        raise SystemExit(1)
+
+
+@main.command(name="ls", epilog=_examples("worker-space ls", "worker-space ls src --recursive --project shop"))
+@click.argument("folder", metavar="[PATH]", default="")
+@click.option("--recursive", "-r", is_flag=True, help="All files below, without folders.")
+@_project
+@_user
+def list_files(folder: str, recursive: bool, project: str | None, user: str) -> None:
+    """List the files of a project's folder."""
+    from worker_space_local.cli import looking
+
+    looking.list_folder(project, user, folder, recursive=recursive)
+
+
+@main.command(epilog=_examples("worker-space cat src/app.py", "worker-space cat data/sales.csv -p shop > sales.csv"))
+@click.argument("path")
+@_project
+@_user
+def cat(path: str, project: str | None, user: str) -> None:
+    """Print a file of a project, byte by byte."""
+    from worker_space_local.cli import looking
+
+    looking.show_file(project, user, path)
+
+
+@main.command(name="export", epilog=_examples("worker-space export shop", "worker-space export shop -o backup.zip"))
+@click.argument("project")
+@click.option("--output", "-o", metavar="FILE", type=click.Path(path_type=Path), help="[default: PROJECT.zip]")
+@click.option("--force", is_flag=True, help="Replace the file if it exists.")
+@_user
+def export_project(project: str, output: Path | None, force: bool, user: str) -> None:
+    """Write a project's archive to a file.
+
+    It holds agents with their versions, sessions, messages, tasks, plans, approvals, events and memories, and a
+    list of the files; the files themselves come with `pull`. With `-o -` it goes to the standard output.
+    """
+    from worker_space_local.cli import archives
+
+    archives.export_project(project, user, output, force=force)
+
+
+@main.command(
+    name="import", epilog=_examples("worker-space import shop.zip", "worker-space import shop.zip --id shop-2")
+)
+@click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
+@click.option("--id", "project", help="The new project's id [default: the service makes one].")
+@click.option("--name", help="Its name [default: the archive's].")
+@_user
+def import_project(file: Path, project: str | None, name: str | None, user: str) -> None:
+    """Make a project out of an archive.
+
+    What it names keeps its ids. Tasks that had not ended are canceled. If anything in it is wrong, nothing is made.
+    """
+    from worker_space_local.cli import archives
+
+    archives.import_project(file, user, project, name)
 
 
 @main.group(
@@ -146,25 +232,53 @@ def create_agent(above: tuple[str | None, str], file: Any, project: str | None) 
 
 @main.command(
     epilog=_examples(
+        "worker-space limits --project shop",
+        "worker-space limits --user alice --project shop --set tokens_per_day=500000 --set agents=none",
+        "worker-space limits --user alice --project shop --set agents=default",
+    )
+)
+@click.option("--set", "changes", multiple=True, metavar="LIMIT=N", help="As the operator: a number, none or default.")
+@_project
+@_user
+def limits(changes: tuple[str, ...], project: str | None, user: str) -> None:
+    """Show a project's limits and what is used of them; --set changes them as the deployment's operator.
+
+    --set writes to the table itself: to this machine's stack, or to the table that WORKER_SPACE_TABLE names, with the
+    AWS credentials of the environment. `none` lifts a limit, `default` takes back what --set has changed.
+    """
+    from worker_space_local.cli import allowing
+
+    if changes:
+        allowing.grant_limits(project, user, changes)
+    else:
+        allowing.show_limits(project, user)
+
+
+@main.command(
+    epilog=_examples(
         'worker-space ask "Analyse src/app.py"',
         'worker-space ask "What does utils.py do?" --agent coder --project shop',
+        'worker-space ask "Review src/app.py and then write a README" --agent auto',
     )
 )
 @click.argument("text")
-@click.option("--agent", "-a", help="Who answers: an agent's name or id [default: analyst, or the session's agent].")
+@_agent
 @click.option("--session", "-s", help="Go on in this session instead of a new one.")
 @click.option("--timeout", default=300, show_default=True, type=click.IntRange(1), help="Seconds to wait.")
 @_project
 @_user
 def ask(text: str, agent: str | None, session: str | None, timeout: int, project: str | None, user: str) -> None:
-    """Send one message and print what the agent does and answers."""
+    """Send one message and print what the agent does and answers.
+
+    What an agent needs your word for is asked on a terminal.
+    """
     from worker_space_local.cli import talk
 
     raise SystemExit(talk.ask(project, user, text, agent, session, timeout))
 
 
 @main.command(epilog=_examples("worker-space chat --agent coder"))
-@click.option("--agent", "-a", help="Who answers: an agent's name or id [default: analyst, or the session's agent].")
+@_agent
 @click.option("--session", "-s", help="Go on in this session instead of a new one.")
 @click.option(
     "--timeout", default=300, show_default=True, type=click.IntRange(1), help="Seconds to wait for an answer."
@@ -174,7 +288,8 @@ def ask(text: str, agent: str | None, session: str | None, timeout: int, project
 def chat(agent: str | None, session: str | None, timeout: int, project: str | None, user: str) -> None:
     """Talk with an agent, message by message, in one session.
 
-    Ctrl-D ends the chat; Ctrl-C while an answer is awaited cancels it.
+    Ctrl-D ends the chat; Ctrl-C while an answer is awaited cancels it. What an agent needs your word for is asked
+    on a terminal.
     """
     from worker_space_local.cli import talk
 
@@ -189,7 +304,9 @@ def chat(agent: str | None, session: str | None, timeout: int, project: str | No
 )
 @click.option("--cancel", metavar="ID", help="Cancel this task instead of listing.")
 @click.option(
-    "--state", type=click.Choice(["submitted", "working", "completed", "failed", "canceled"]), help="Only these."
+    "--state",
+    type=click.Choice(["submitted", "working", "input-required", "completed", "failed", "canceled"]),
+    help="Only these.",
 )
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1), help="At most so many, newest first.")
 @_project

@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config
@@ -17,7 +18,7 @@ from botocore.exceptions import BotoCoreError, ClientError, ConnectionClosedErro
 
 from worker_space.errors import Unavailable
 
-__all__ = ["AwsCalls", "error_code", "make_client"]
+__all__ = ["AwsCalls", "error_code", "make_client", "make_signer"]
 
 _TRANSIENT: Final = frozenset(
     {
@@ -50,6 +51,25 @@ def make_client(service: str, *, region: str, timeout_seconds: float = 1.8, conn
             max_pool_connections=connections,
             retries={"total_max_attempts": 1, "mode": "standard"},
             s3={"addressing_style": "path"},
+            parameter_validation=False,
+        ),
+    )
+
+
+def make_signer(client: Any) -> Any:
+    """An S3 client that only signs addresses: at the bucket's own host in its region, or by path at another endpoint.
+
+    Signature Version 4 is asked for, because botocore signs addresses of the oldest regions with the one before.
+    """
+    host = urlsplit(client.meta.endpoint_url).hostname or ""
+    own = host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
+    return boto3.client(
+        "s3",
+        region_name=client.meta.region_name,
+        endpoint_url=None if own else client.meta.endpoint_url,
+        config=Config(
+            signature_version="s3v4",
+            s3={"addressing_style": "virtual" if own else "path", "us_east_1_regional_endpoint": "regional"},
             parameter_validation=False,
         ),
     )

@@ -290,13 +290,19 @@ class DynamoRecords:
             await asyncio.sleep(random.uniform(0.005, 0.02) * 2 ** min(attempt, 5))  # noqa: S311 - spread
         raise Unavailable(_DEPENDENCY, "too many writers collide on the same items")
 
-    async def due(self, shard: str, before: int, limit: int) -> Sequence[tuple[TenantContext, Item]]:
+    async def due(self, shard: str, before: int, limit: int, *, since: int = 0) -> Sequence[tuple[TenantContext, Item]]:
+        if since > before:
+            return []
         answer = await self._call(
             "query",
             TableName=self._table,
             IndexName="due",
-            KeyConditionExpression="due_shard = :shard AND due_at <= :before",
-            ExpressionAttributeValues={":shard": {"S": shard}, ":before": {"N": str(before)}},
+            KeyConditionExpression="due_shard = :shard AND due_at BETWEEN :since AND :before",
+            ExpressionAttributeValues={
+                ":shard": {"S": shard},
+                ":since": {"N": str(since)},
+                ":before": {"N": str(before)},
+            },
             Limit=limit,
         )
         items = [_item(stored) for stored in answer["Items"]]

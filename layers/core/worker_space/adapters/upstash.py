@@ -4,7 +4,7 @@ The SDK has no deadline of its own and repeats every command, so its retries are
 only commands that may happen twice are sent: the answer to one that ran can be lost.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, TypeVar
 
 import httpx
@@ -38,11 +38,21 @@ class UpstashCache:
         token: UPSTASH_REDIS_REST_TOKEN; it is not kept outside the SDK's client.
         names: Spells the keys.
         timeout_seconds: Deadline of each call. After a call without an answer further ones fail at once for 2 s.
+        refused: Called when the server refuses a command: the SDK does not tell whether for its token.
     """
 
-    def __init__(self, url: str, token: str, names: Names, *, timeout_seconds: float = 1.5) -> None:
+    def __init__(
+        self,
+        url: str,
+        token: str,
+        names: Names,
+        *,
+        timeout_seconds: float = 1.5,
+        refused: Callable[[], None] | None = None,
+    ) -> None:
         self._redis = Redis(url=url.rstrip("/"), token=token, rest_retries=0, allow_telemetry=False)
         self._names = names
+        self._refused = refused
         self._breaker = Breaker(_DEPENDENCY, _failure, timeout_seconds=timeout_seconds)
 
     async def load(self, tenant: TenantContext) -> Mapping[str, str]:
@@ -67,6 +77,7 @@ class UpstashCache:
         try:
             await self._breaker(call)
         except UpstashError as error:
+            self._tell()
             raise Unavailable(_DEPENDENCY, "it refuses the transaction") from error
 
     async def forget(self, tenant: TenantContext, field: str) -> None:
@@ -103,5 +114,10 @@ class UpstashCache:
         try:
             return await self._breaker(call, even_if_open=even_if_open)
         except UpstashError as error:
+            self._tell()
             # Its text quotes the command, and with it the tenant's key.
             raise Unavailable(_DEPENDENCY, f"it refuses {command[0]}") from error
+
+    def _tell(self) -> None:
+        if self._refused is not None:
+            self._refused()

@@ -6,12 +6,31 @@ from typing import Any, Final
 from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 
-from worker_space.api import agents, chat, files, health, moved, projects, tasks, tools
+from worker_space.api import (
+    agents,
+    approvals,
+    archives,
+    chat,
+    context,
+    erasures,
+    events,
+    files,
+    health,
+    limits,
+    moved,
+    plans,
+    projects,
+    tasks,
+    tools,
+    transfers,
+    worker_space,
+)
 from worker_space.api.auth import TokenVerifier
 from worker_space.api.boundary import Boundary
 from worker_space.api.keys import SigningKeys
 from worker_space.api.problems import Problem, add_handlers
 from worker_space.api.services import Services
+from worker_space.stream_tickets import StreamTickets
 
 __all__ = ["create_app"]
 
@@ -22,9 +41,14 @@ look the same: 404. Errors are `application/problem+json` with a `type` that sta
 `next` is the `cursor` of the following one. Times are epoch milliseconds."""
 _TAGS: Final = [
     {"name": "projects", "description": "What a user works on."},
+    {"name": "erasures", "description": "What became of projects that were erased."},
+    {"name": "worker space", "description": "What the backend keeps so that agents can serve a project."},
+    {"name": "limits", "description": "How much a project may have and use."},
     {"name": "agents", "description": "Who works on a project's files."},
     {"name": "chat", "description": "Sessions, messages and answers."},
     {"name": "tasks", "description": "What agents do and have done."},
+    {"name": "plans", "description": "Goals split into tasks of several agents."},
+    {"name": "approvals", "description": "What waits for the user's word."},
     {"name": "files", "description": "The User Workspace."},
     {"name": "tools", "description": "What agents use, for the user's own hands."},
     {"name": "health", "description": "For load balancers; no token."},
@@ -51,10 +75,28 @@ def create_app(services: Callable[[], Services], *, keys: SigningKeys | None = N
     )
     app.state.services = services
     add_handlers(app)
-    for module in (projects, agents, chat, tasks, files, tools, health, moved):
+    for module in (
+        projects,
+        archives,
+        erasures,
+        worker_space,
+        limits,
+        agents,
+        context,
+        chat,
+        events,
+        tasks,
+        plans,
+        approvals,
+        files,
+        transfers,
+        tools,
+        health,
+        moved,
+    ):
         app.include_router(module.router)
     _tolerate_slashes(app)
-    app.add_middleware(Boundary, verifier=_verifier(services, keys))
+    app.add_middleware(Boundary, verifier=_verifier(services, keys), tickets=lambda: StreamTickets(services().records))
     _describe_problems(app)
     return app
 

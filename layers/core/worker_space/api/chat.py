@@ -100,7 +100,7 @@ MessageBody = Annotated[MessageRequest, Depends(_bounded)]
     status_code=201,
     operation_id="create_session",
     summary="Open a chat session",
-    responses={201: _shown("The session.", _SESSION), **documented(400, 409, 413)},
+    responses={201: _shown("The session.", _SESSION), **documented(400, 409, 413, 429)},
 )
 async def create_session(new: NewSession, space: Space, idempotency: Idempotency, response: Response) -> ChatSession:
     """`target_agent` answers the messages that name no agent themselves."""
@@ -176,7 +176,7 @@ async def list_messages(session_id: SessionId, space: Space, page: PageAsked) ->
 _ANSWERS: Final[dict[int | str, dict[str, Any]]] = {
     200: _shown("The agent's answer.", _ANSWER),
     202: _ACCEPTED,
-    **documented(400, 409, 413, 429, 502),
+    **documented(400, 402, 409, 413, 429, 502),
 }
 
 
@@ -250,7 +250,7 @@ async def _answer(
     if reply.response is not None:
         return Response(reply.response.model_dump_json(), headers=headers, media_type="application/json")
     if reply.task.state is TaskState.FAILED:
-        return task_failed(reply.outcome or "the run failed", path, task_id=reply.task.id)
+        return task_failed(reply.outcome or "the run failed", path, task=reply.task)
     if reply.task.state is TaskState.CANCELED:
         return task_canceled(reply.outcome or "the task was canceled", path, task_id=reply.task.id)
     href = f"{project_address(space.tenant.project_id)}/tasks/{reply.task.id}"

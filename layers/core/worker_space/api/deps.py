@@ -20,6 +20,7 @@ from worker_space.tenancy import UserContext
 __all__ = [
     "EXISTING",
     "AgentTarget",
+    "ApprovalId",
     "Idempotency",
     "IdempotencyKey",
     "Preference",
@@ -102,6 +103,17 @@ async def _task_id(task_id: Annotated[str, Path(description="The task's id.", ex
 
 
 TaskId = Annotated[str, Depends(_task_id)]
+
+
+async def _approval_id(
+    approval_id: Annotated[str, Path(description="The approval's id.", examples=["approval_01k9…"])],
+) -> str:
+    if not is_id("approval", approval_id):
+        raise NotFound(f"this project has no approval {approval_id[:80]!r}")
+    return approval_id
+
+
+ApprovalId = Annotated[str, Depends(_approval_id)]
 AgentTarget = Annotated[str, Path(alias="agent_id", description="The agent's id or name.", examples=["coder"])]
 
 

@@ -16,6 +16,8 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
+from worker_space.allowances import day_ends, day_of
+from worker_space.clock import now_ms
 from worker_space.errors import (
     ClaimLost,
     ConditionFailed,
@@ -25,6 +27,8 @@ from worker_space.errors import (
     Lost,
     ModelError,
     NotFound,
+    OverBudget,
+    PaymentRequired,
     RequestError,
     RunError,
     TaskCanceled,
@@ -34,6 +38,7 @@ from worker_space.errors import (
     Unavailable,
     WorkerSpaceError,
 )
+from worker_space.tasks import Task
 
 __all__ = [
     "KINDS",
@@ -113,15 +118,22 @@ KINDS: Final[Mapping[type[WorkerSpaceError], Kind]] = MappingProxyType(
         TooLarge: Kind(413, "too-large", "Too large"),
         RangeOutside: Kind(416, "range-not-satisfiable", "The range is outside the file"),
         LimitReached: Kind(429, "limit-reached", "A limit is reached"),
+        PaymentRequired: Kind(402, "payment-required", "The money of the day is spent"),
         ToolError: Kind(422, "tool-refused", "The tool refused the call"),
         RunError: Kind(502, "run-failed", "The agent's run cannot go on"),
         ModelError: Kind(502, "model-failed", "The model refused"),
+        OverBudget: Kind(502, "over-budget", "The tokens or the money of the day are used up"),
         Unavailable: Kind(503, "unavailable", "A dependency does not answer"),
         Lost: _CONFLICT,
         ConditionFailed: _CONFLICT,
         ClaimLost: _CONFLICT,
         TaskCanceled: _TASK_CANCELED,
     }
+)
+
+# A run's failures that are limits, by their codes.
+_OVER_BUDGET: Final[Mapping[str, Kind]] = MappingProxyType(
+    {"limit_reached": KINDS[LimitReached], "payment_required": KINDS[PaymentRequired]}
 )
 
 # What the framework itself refuses.
@@ -190,12 +202,15 @@ def problem_of(error: WorkerSpaceError, path: str, *, correlation_id: str) -> Re
     if kind is _INTERNAL:
         return unexpected(error, path, correlation_id=correlation_id)
     detail, headers = str(error), {}
+    members: dict[str, Any] = {}
     if isinstance(error, Unavailable):
         _log.warning("request %s: %s", correlation_id, error)
         detail = f"{error.dependency} does not answer now: repeat the request in a moment"
         headers["Retry-After"] = str(_RETRY_SECONDS)
     elif isinstance(error, LimitReached):
-        headers["Retry-After"] = str(max(1, error.retry_after))
+        if error.retry_after is not None:
+            headers["Retry-After"] = str(max(1, error.retry_after))
+        members = {"limit": error.limit, "until": error.until}
     elif isinstance(error, Unauthorized):
         # RFC 6750, section 3; the reason is not told in the header, where proxies log it.
         headers["WWW-Authenticate"] = 'Bearer error="invalid_token"'
@@ -203,7 +218,8 @@ def problem_of(error: WorkerSpaceError, path: str, *, correlation_id: str) -> Re
         headers["Content-Range"] = f"bytes */{error.size}"
     elif isinstance(error, Lost) and not isinstance(error, TaskCanceled):
         detail = "somebody else changed this at the same time: read it again, then repeat the request"
-    return problem(kind, detail, path, headers=headers)
+    told = {name: value for name, value in members.items() if value is not None}
+    return problem(kind, detail, path, headers=headers, **told)
 
 
 def unexpected(error: BaseException, path: str, *, correlation_id: str) -> Response:
@@ -218,9 +234,15 @@ def unexpected(error: BaseException, path: str, *, correlation_id: str) -> Respo
     return problem(_INTERNAL, detail, path, correlation_id=correlation_id)
 
 
-def task_failed(detail: str, path: str, *, task_id: str) -> Response:
-    """The answer to a message whose run failed."""
-    return problem(_TASK_FAILED, detail, path, task_id=task_id)
+def task_failed(detail: str, path: str, *, task: Task) -> Response:
+    """The answer to a message whose run failed; one that met a limit of the day says when that ends."""
+    kind = _OVER_BUDGET.get("" if task.error is None else task.error.code)
+    if kind is None:
+        return problem(_TASK_FAILED, detail, path, task_id=task.id)
+    ended_at = task.ended_at or now_ms()
+    until = day_ends(day_of(ended_at))
+    headers = {"Retry-After": str(max(1, -(-(until - ended_at) // 1000)))}
+    return problem(kind, detail, path, headers=headers, task_id=task.id, until=until)
 
 
 def task_canceled(detail: str, path: str, *, task_id: str) -> Response:
@@ -274,6 +296,7 @@ _DOCUMENTED: Final[Mapping[int, tuple[Kind, str, str]]] = MappingProxyType(
     {
         400: (KINDS[MalformedBody], "The body is no JSON.", "the body is no valid JSON, at character 17"),
         401: (KINDS[Unauthorized], "No valid token.", "the token has expired: get a new one"),
+        402: (KINDS[PaymentRequired], "The money of the day is spent; Retry-After.", "the money of today is spent: …"),
         404: (KINDS[NotFound], "Missing, or somebody else's: both look the same.", "there is no project 'shop'"),
         409: (KINDS[Conflict], "It contradicts what is stored.", "the task has ended already: it is completed"),
         412: (KINDS[PreconditionFailed], "If-Match or If-None-Match does not hold.", "the file is at another version"),

@@ -101,7 +101,9 @@ async def get_task(task_id: TaskId, space: Space, services: ServicesOf) -> TaskV
     item = await _item(services, space.tenant, task_id)
     task = task_of(item)
     answer: str | None = None
-    if task.state is TaskState.COMPLETED:
+    if task.state is TaskState.COMPLETED and "plan_key" in item:
+        answer = await services.texts.read(space.tenant, item)
+    elif task.state is TaskState.COMPLETED:
         message = await services.records.get(space.tenant, Key.message(task.session_id, item["number"] + 1))
         # The session, and the answer with it, may have been deleted since.
         answer = None if message is None else await services.texts.read(space.tenant, message)

@@ -88,7 +88,7 @@ async def list_tools(space: Space) -> Listing[ToolView]:
     dependencies=[EXISTING],
     responses={
         200: {"description": "What the tool returned.", "content": {"application/json": {"example": _OUTCOME}}},
-        **documented(400, 413),
+        **documented(400, 413, 429),
     },
 )
 async def call_tool(
@@ -113,7 +113,7 @@ async def call_tool(
         if not isinstance(target, str):
             raise ToolError("agent_id must be the id or name of one of the project's agents")
         agent = await services.collaborators.registry.get(space.tenant, target)
-        memory = MemoryOfAgent(services.context, space.tenant, agent.id)
+        memory = MemoryOfAgent(services.context.store_of(space.tenant, agent.id, generation=agent.context_generation))
     context = ToolContext(tenant=space.tenant, files=services.files, patterns=services.patterns, memory=memory)
     # No other call, of an agent or by hand, may bear this name: it marks what this one writes.
     result = await call(context, tool_name, given, effect=f"call_{secrets.token_hex(16)}#0")

@@ -38,6 +38,9 @@ class DeadLetters:
             await self._settling.settle(tenant, item)
         elif item["dispatch"] != delivery.dispatch:
             _log.info("a dead letter's task %s was dispatched anew since", delivery.task)
+        elif item["state"] in {TaskState.INPUT_REQUIRED.value, TaskState.DELEGATED.value}:
+            # It needs no worker now; those that its pause let in may not have been sent.
+            await self._settling.send_following(tenant, item)
         elif item["attempt"] == 0 and item["dispatch"] == 1:
             if not await self._bus.send_again(tenant, item):
                 raise ClaimLost("the task has changed since it was looked at")

@@ -60,9 +60,12 @@ class Journal:
         tenant = self._claim.delivery.tenant
         for item in await self._ledger.steps(tenant, self._claim.delivery.task):
             self._number = item["number"] + 1
-            # What came before a handover was another's: its tokens count, its conversation does not.
+            body = json.loads(await self._texts.read(tenant, item))
             if item["number"] >= self._claim.delivery.first_step:
-                self._follow(item["kind"], json.loads(await self._texts.read(tenant, item)))
+                self._follow(item["kind"], body)
+            elif item["kind"] == "model":
+                # What came before a handover was another's: its tokens count, its conversation does not.
+                self._count(ModelReply.model_validate(body["reply"]))
 
     @property
     def number(self) -> int:
@@ -123,15 +126,18 @@ class Journal:
         self._follow(kind, json.loads(text))
         self._number += 1
 
+    def _count(self, reply: ModelReply) -> None:
+        self.progress.model_calls += 1
+        self.progress.input_tokens += reply.usage.input_tokens
+        self.progress.output_tokens += reply.usage.output_tokens
+
     def _follow(self, kind: str, body: Mapping[str, Any]) -> None:
         now = self.progress
         if kind == "model":
             reply = ModelReply.model_validate(body["reply"])
             now.turns.append(reply.as_turn())
             now.pending = list(reply.tool_calls)
-            now.model_calls += 1
-            now.input_tokens += reply.usage.input_tokens
-            now.output_tokens += reply.usage.output_tokens
+            self._count(reply)
         elif kind == "intent":
             now.intent = body["intent"]
         else:

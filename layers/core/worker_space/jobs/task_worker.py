@@ -2,14 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Final
 
 from worker_space.agents import Agent
-from worker_space.bus import AgentBus
+from worker_space.bus import ORCHESTRATING, AgentBus
+from worker_space.consent import Decision, Question, ask
 from worker_space.context import AgentContext, MemoryOfAgent
-from worker_space.ending import Ending, Outcome, canceled
+from worker_space.ending import Outcome, canceled
 from worker_space.errors import (
     ClaimLost,
     Lost,
@@ -21,26 +21,31 @@ from worker_space.errors import (
 )
 from worker_space.events import EventType, NewEvent
 from worker_space.jobs.agent_run import AgentRun, Answer
+from worker_space.jobs.assignments import assignment
+from worker_space.jobs.conversation import conversation
 from worker_space.jobs.deltas import Deltas
+from worker_space.jobs.finishing import Finishing
 from worker_space.jobs.journal import Journal
 from worker_space.jobs.lease import Heartbeat
+from worker_space.jobs.orchestration import Orchestration
+from worker_space.jobs.permission import Permission
 from worker_space.jobs.settling import Settling
-from worker_space.ledger import Claim, Ledger, Refusal, Stale, lost_or_canceled, still_mine
-from worker_space.models import AssistantTurn, Turn, UserTurn
+from worker_space.jobs.spending import spending_of
+from worker_space.ledger import Claim, Ledger, Refusal, Stale, still_mine
+from worker_space.models import Turn, Usage
+from worker_space.planning import PlanBook
 from worker_space.ports import Files, Lease, Model, Queues, Records
-from worker_space.records import All, Item, Missing, Update
+from worker_space.records import All, Item, Update
 from worker_space.registry import AgentRegistry, Home
 from worker_space.steps import effects_of
-from worker_space.tasks import Delivery, TaskState
+from worker_space.tasks import ORCHESTRATOR, Delivery, TaskState
 from worker_space.tenancy import Key, TenantContext
 from worker_space.texts import Texts
 from worker_space.tools.tool import Patterns, ToolContext
+from worker_space.usage import Budget
 
 __all__ = ["TaskWorker", "attempts_spent"]
 
-_HISTORY_MESSAGES: Final = 20
-_HISTORY_CHARACTERS: Final = 60_000
-_END_PAUSES: Final = (0.3, 1.0, 3.0)
 _log = logging.getLogger(__name__)
 
 
@@ -50,6 +55,7 @@ class TaskWorker:
     Args:
         visibility_seconds: For how long each heartbeat hides the message.
         max_model_calls: Most model calls of one task.
+        approval_seconds: How long the user may answer what a run asks.
     """
 
     def __init__(
@@ -66,8 +72,13 @@ class TaskWorker:
         ledger: Ledger,
         bus: AgentBus,
         settling: Settling,
+        orchestration: Orchestration,
+        finishing: Finishing,
+        plans: PlanBook,
+        budget: Budget,
         visibility_seconds: int,
         max_model_calls: int,
+        approval_seconds: int,
     ) -> None:
         self._records = records
         self._queues = queues
@@ -80,8 +91,13 @@ class TaskWorker:
         self._ledger = ledger
         self._bus = bus
         self._settling = settling
+        self._orchestration = orchestration
+        self._finishing = finishing
+        self._plans = plans
+        self._budget = budget
         self._visibility = visibility_seconds
         self._max_model_calls = max_model_calls
+        self._approval_seconds = approval_seconds
 
     async def handle(self, delivery: Delivery, lease: Lease, *, deadline: float) -> None:
         """Work on a delivery until it may be acknowledged.
@@ -106,7 +122,7 @@ class TaskWorker:
             await self._refused(delivery, claim)
             return
         try:
-            await heartbeat.keep(self._run(claim, agent))
+            await heartbeat.keep(self._run(claim, agent, home))
         except Unavailable as error:
             await self._give_back(claim, error, extend)
             raise
@@ -140,6 +156,8 @@ class TaskWorker:
     ) -> tuple[Claim | Refusal, Agent | None]:
         for _ in range(5):
             agent = None if home is None else home.agents.get(delivery.agent)
+            if delivery.agent == ORCHESTRATOR:
+                agent = ORCHESTRATING
             if agent is None and home is not None and home.cached:
                 home = await self._home(delivery.tenant, fresh=True)
                 continue
@@ -153,6 +171,9 @@ class TaskWorker:
         tenant = delivery.tenant
         if refusal.why == "ended":
             await self._settling.settle(tenant, refusal.task)
+        elif refusal.why == "waits":
+            # Whoever let it wait may have died before it had sent those that this let in.
+            await self._settling.send_following(tenant, refusal.task)
         elif refusal.why in {"agent_deleted", "attempts_spent", "canceled"}:
             item = refusal.task or await self._records.get(tenant, Key.task(delivery.task)) or {}
             if not item or item["dispatch"] != delivery.dispatch or TaskState(item["state"]).ended:
@@ -174,24 +195,33 @@ class TaskWorker:
                 raise ClaimLost("the task has changed since it was looked at")
 
     # -- the run ---------------------------------------------------------------------------------
-    async def _run(self, claim: Claim, current: Agent | None) -> None:
+    async def _run(self, claim: Claim, current: Agent | None, home: Home | None) -> None:
+        if claim.delivery.agent == ORCHESTRATOR:
+            await self._orchestration.run(claim, home)
+            return
         delivery = claim.delivery
         tenant, journal = delivery.tenant, Journal(self._ledger, self._texts, claim)
         question = ""
+        model = ""
+        remembered_in: int | None = None
         recall = None
         try:
-            agent, (question, history) = await asyncio.gather(
-                self._pinned(claim, current), self._conversation(delivery)
+            (agent, task), (question, history, briefing) = await asyncio.gather(
+                self._pinned(claim, current), self._asked_of(delivery, home)
             )
-            (recalled, recall), _ = await asyncio.gather(
-                self._context.recall(tenant, agent.id, question, task_id=delivery.task),
+            model = agent.config.model
+            remembered_in = agent.context_generation
+            permission = Permission(self._records, claim, await Decision.of_task(self._texts, tenant, task))
+            (recalled, recall), _, _ = await asyncio.gather(
+                self._context.recall(tenant, agent, question, task_id=delivery.task),
                 journal.resume() if claim.resumed else asyncio.sleep(0),
+                permission.begin(None if home is None else home.space),
             )
             tools = ToolContext(
                 tenant=tenant,
                 files=self._files,
                 patterns=self._patterns,
-                memory=MemoryOfAgent(self._context, tenant, agent.id),
+                memory=MemoryOfAgent(self._context.store_of(tenant, agent.id, generation=agent.context_generation)),
                 agent_id=agent.id,
             )
             run = AgentRun(
@@ -204,104 +234,81 @@ class TaskWorker:
                 question=question,
                 history=history,
                 recalled=recalled,
+                briefing=briefing,
+                permission=permission,
+                spending=spending_of(self._budget, claim, None if home is None else home.space),
                 max_model_calls=self._max_model_calls,
             )
-            answer = await run.answer()
-            outcome = await self._completed(claim, answer)
+            came = await run.answer()
+            if isinstance(came, Question):
+                outcome = await self._asked(claim, agent, task, came)
+            else:
+                outcome = await self._completed(claim, came)
         except TaskCanceled:
             outcome = canceled(journal.progress.effects)
         except (RunError, RequestError) as error:
             # A request error is one of the agent's configuration: a model or tool that is served no more.
-            outcome = Outcome(state=TaskState.FAILED, code="run_failed", content=str(error))
+            code = error.code if isinstance(error, RunError) else RunError.code
+            outcome = Outcome(state=TaskState.FAILED, code=code, content=str(error))
+        used = Usage(input_tokens=journal.progress.input_tokens, output_tokens=journal.progress.output_tokens)
         facts = {
             "recall": recall,
-            "input_tokens": journal.progress.input_tokens,
-            "output_tokens": journal.progress.output_tokens,
+            **used.model_dump(),
+            "cost_micros": self._budget.cost_micros(model, used) or None,
         }
-        outcome = replace(outcome, facts={name: value for name, value in facts.items() if value is not None})
-        await self._end(claim, outcome, question=question, effects=journal.progress.effects)
+        known = {name: value for name, value in facts.items() if value is not None}
+        outcome = replace(outcome, facts={**outcome.facts, **known})
+        await self._finishing.end(
+            claim, outcome, question=question, effects=journal.progress.effects, remembered_in=remembered_in
+        )
 
-    async def _pinned(self, claim: Claim, current: Agent | None) -> Agent:
-        """The agent at the version that the task began with."""
+    async def _pinned(self, claim: Claim, current: Agent | None) -> tuple[Agent, Item]:
+        """The agent at the version that the task began with, and the task as it stands (empty at a first attempt)."""
         if not claim.resumed and current is not None:
-            return current
+            return current, {}
         task = await self._records.get(claim.delivery.tenant, Key.task(claim.delivery.task)) or {}
         version = task.get("agent_version")
+        # What the user cleared since the task began is nothing that it may recall or add to.
+        begun_in = {"context_generation": int(task.get("context_generation", 1))}
         if current is not None and current.version == version:
-            return current
+            return current.model_copy(update=begun_in), task
         try:
-            return await self._registry.version(claim.delivery.tenant, claim.delivery.agent, int(version or 0))
+            pinned = await self._registry.version(claim.delivery.tenant, claim.delivery.agent, int(version or 0))
+            return pinned.model_copy(update=begun_in), task
         except NotFound as error:
             raise RunError("The agent was deleted before it could answer this message.") from error
 
-    async def _conversation(self, delivery: Delivery) -> tuple[str, list[Turn]]:
-        """The message to answer, and what was said before it: one query."""
-        tenant = delivery.tenant
-        behind = Key.message(delivery.session, delivery.number + 1).sort
-        page = await self._records.query(
-            tenant, Key.messages(delivery.session), limit=_HISTORY_MESSAGES + 1, after=behind, descending=True
-        )
-        if not page.items or page.items[0]["number"] != delivery.number:
-            raise RunError("The message was deleted before it could be answered.")
-        question = await self._texts.read(tenant, page.items[0])
-        return question, await self._history(tenant, page.items[1:])
-
-    async def _history(self, tenant: TenantContext, newest_first: Sequence[Item]) -> list[Turn]:
-        """Whole turns, the newest that fit; turns without an answer are left out."""
-        unanswered = {item["task_id"] for item in newest_first if item.get("status", "ok") != "ok"}
-        answered = {item["task_id"] for item in newest_first if item["role"] == "assistant"} - unanswered
-        turns: list[Turn] = []
-        room = _HISTORY_CHARACTERS
-        for item in newest_first:
-            if item["task_id"] not in answered:
-                continue
-            text = await self._texts.read(tenant, item)
-            room -= len(text)
-            if room < 0:
-                break
-            turns.append(UserTurn(content=text) if item["role"] == "user" else AssistantTurn(content=text))
-        turns.reverse()
-        # A model takes a conversation from a user's turn on.
-        return turns[1:] if turns and isinstance(turns[0], AssistantTurn) else turns
+    async def _asked_of(self, delivery: Delivery, home: Home | None) -> tuple[str, list[Turn], str]:
+        """What the agent is to do, what was said before it, and what else it is told."""
+        if delivery.plan is None:
+            return *await conversation(self._records, self._texts, delivery), ""
+        given = await assignment(self._plans, self._texts, delivery.tenant, delivery.ticket, home)
+        return given.instructions, [], given.briefing
 
     async def _completed(self, claim: Claim, answer: Answer) -> Outcome:
         key = f"{claim.delivery.task}/answer.{claim.attempt}"
         kept = await self._texts.keep(claim.delivery.tenant, key, answer.content)
         return Outcome(state=TaskState.COMPLETED, content=answer.content, content_key=kept.get("content_key"))
 
-    # -- the end and after -----------------------------------------------------------------------
-    async def _end(self, claim: Claim, outcome: Outcome, *, question: str, effects: Sequence[str]) -> None:
-        delivery = claim.delivery
-        mine = All(*still_mine(claim))
-        ending = Ending(
-            ticket=delivery.ticket,
-            epoch=delivery.epoch,
-            generation=delivery.generation,
-            slot=delivery.slot,
-            redispatch_ms=self._ledger.redispatch_ms,
-            # Who was told that the task is to stop must not find an answer afterwards.
-            when=mine if outcome.state is TaskState.CANCELED else All(mine, Missing("cancel_requested")),
-            events=claim.events,
-            lost=lambda task: lost_or_canceled(claim, task),
+    async def _asked(self, claim: Claim, agent: Agent, task: Item, question: Question) -> Outcome:
+        """The pause of a run that needs the user's word."""
+        asked = await ask(
+            self._texts,
+            claim.delivery.tenant,
+            question,
+            ticket=claim.delivery.ticket,
+            agent_version=agent.version,
+            epoch=claim.delivery.epoch,
+            seconds=self._approval_seconds,
+            before=task.get("approvals", ()),
         )
-        try:
-            deliveries = await self._end_or_try_again(delivery.tenant, ending, outcome)
-        except TaskCanceled:
-            facts = outcome.facts
-            outcome = replace(canceled(effects), facts=facts)
-            deliveries = await self._end_or_try_again(delivery.tenant, replace(ending, when=mine), outcome)
-        answer = outcome.content if outcome.state is TaskState.COMPLETED else None
-        await self._settling.follow_up(delivery, deliveries, question=question, answer=answer)
-
-    async def _end_or_try_again(self, tenant: TenantContext, ending: Ending, outcome: Outcome) -> Sequence[Delivery]:
-        """The last answer is saved by the end itself: a short outage must not cost another paid model call."""
-        for pause in _END_PAUSES:
-            try:
-                return await self._bus.end(tenant, ending, outcome)
-            except Unavailable as error:
-                _log.warning("task %s is not ended yet: %s", ending.ticket.task, error)
-                await asyncio.sleep(pause)
-        return await self._bus.end(tenant, ending, outcome)
+        return Outcome(
+            state=TaskState.INPUT_REQUIRED,
+            also={"approval": asked.approval},
+            events=[asked.event],
+            facts=asked.facts,
+            due_at=asked.expires_at,
+        )
 
 
 def attempts_spent(item: Item) -> str:

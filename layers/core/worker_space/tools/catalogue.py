@@ -10,14 +10,15 @@ from pydantic import ValidationError
 
 from worker_space.errors import InvalidRequest, ToolError
 from worker_space.models import ToolSpec
+from worker_space.policy import ToolPolicy
 from worker_space.tools.memory import REMEMBER, SEARCH_CONTEXT
 from worker_space.tools.moving import DELETE_FILE, MOVE_FILE
 from worker_space.tools.reading import LIST_DIRECTORY, READ_FILE
 from worker_space.tools.searching import FIND_FILES, SEARCH_FILES
-from worker_space.tools.tool import Arguments, EffectTool, JsonObject, ReadingTool, ToolContext
+from worker_space.tools.tool import Arguments, EffectTool, JsonObject, ReadingTool, Risk, ToolContext
 from worker_space.tools.writing import EDIT_FILE, WRITE_FILE
 
-__all__ = ["TOOLS", "Tool", "call", "check_names", "parse_arguments", "tool_named", "tool_specs"]
+__all__ = ["TOOLS", "Tool", "call", "check_asking", "check_names", "parse_arguments", "tool_named", "tool_specs"]
 
 Tool = ReadingTool[Any] | EffectTool[Any]
 
@@ -51,6 +52,21 @@ def check_names(names: Iterable[str]) -> None:
     if unknown:
         shown = ", ".join(repr(name[:80]) for name in unknown[:10])
         raise InvalidRequest(f"unknown tools: {shown}; there are {', '.join(TOOLS)}")
+
+
+def check_asking(policy: ToolPolicy) -> None:
+    """Refuse a policy that names what is neither a tool nor a risk level: it would protect nothing.
+
+    Raises:
+        InvalidRequest: Lists the unknown names and the known ones.
+    """
+    levels = [risk.value for risk in Risk]
+    if unknown := policy.unknown({*TOOLS, *levels}):
+        shown = ", ".join(repr(name[:80]) for name in unknown[:10])
+        raise InvalidRequest(
+            f"policy.ask names what is no tool and no risk level: {shown}; there are the levels {', '.join(levels)} "
+            f"and the tools {', '.join(TOOLS)}"
+        )
 
 
 def tool_specs(names: Iterable[str]) -> tuple[ToolSpec, ...]:
