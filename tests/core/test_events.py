@@ -187,6 +187,20 @@ async def test_a_cancel_cuts_off_a_model_that_is_speaking(stack: MemoryStack, sp
     assert "nothing was changed" in events[-1].data["message"]
 
 
+async def test_a_cancel_cuts_off_a_model_that_says_nothing(stack: MemoryStack, space: UserWorkerSpace) -> None:
+    stack.parts = stack.compose(model=_Slow(stack, 1, 60.0))
+    session = await _session(space)
+    sent = await space.send_task(session, "tell", "coder")
+    working = asyncio.ensure_future(stack.work(TENANT))
+    for _ in range(500):
+        if "started_at" in (await stack.records.get(TENANT, Key.task(sent.task_id)) or {}):
+            break
+        await asyncio.sleep(0.01)
+    await space.cancel_task(sent.task_id)
+    await asyncio.wait_for(working, timeout=10)
+    assert await _state(stack, sent.task_id) == TaskState.CANCELED.value
+
+
 async def test_a_session_takes_its_events_with_it(stack: MemoryStack, space: UserWorkerSpace) -> None:
     session = await _session(space)
     await space.send_task(session, "hello", "coder")

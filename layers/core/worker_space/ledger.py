@@ -290,6 +290,18 @@ class Ledger:
         mine = Check(key=Key.task(claim.delivery.task), when=All(*still_mine(claim), Missing("cancel_requested")))
         await self._write(claim, {"task": mine}, events)
 
+    async def check(self, claim: Claim) -> None:
+        """Whether the work on a claim is still wanted: one read, for a step that takes long.
+
+        Raises:
+            ClaimLost: Another attempt has the task, or it has ended.
+            TaskCanceled: The user asked to cancel it.
+        """
+        task = await self._records.get(claim.delivery.tenant, Key.task(claim.delivery.task)) or {}
+        mine = task.get("state") == TaskState.WORKING.value and task.get("attempt") == claim.attempt
+        if not mine or "cancel_requested" in task:
+            raise lost_or_canceled(claim, task)
+
     async def _write(self, claim: Claim, labelled: Mapping[str, Write], events: Sequence[NewEvent]) -> None:
         tenant = claim.delivery.tenant
         for _ in range(_TRIES):

@@ -17,6 +17,7 @@ __all__ = ["Deltas"]
 
 T = TypeVar("T")
 _EVERY_SECONDS: Final = 0.25
+_SILENT_TURNS: Final = 8
 _log = logging.getLogger(__name__)
 
 
@@ -62,10 +63,15 @@ class Deltas:
             await asyncio.gather(*unfinished, return_exceptions=True)
 
     async def _tell(self) -> None:
+        silent = 0
         while True:
             await asyncio.sleep(self._every)
             if not self._pieces:
+                silent += 1
+                if silent % _SILENT_TURNS == 0:
+                    await self._look()
                 continue
+            silent = 0
             text, self._pieces = "".join(self._pieces), []
             ids = {"task_id": self._claim.delivery.task, "agent_id": self._claim.delivery.agent}
             told = shown(text)
@@ -76,3 +82,10 @@ class Deltas:
                 await asyncio.shield(self._writing)
             except Unavailable as error:
                 _log.info("a piece of text is not told: %s", error)
+
+    async def _look(self) -> None:
+        """Nothing has come for a while: a call that nobody wants any more must not be waited for to its end."""
+        try:
+            await self._ledger.check(self._claim)
+        except Unavailable as error:
+            _log.info("whether the task is still wanted is not known: %s", error)
