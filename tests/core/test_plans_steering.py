@@ -349,6 +349,19 @@ async def test_an_order_that_is_canceled_before_its_turn_leaves_the_plan_as_it_w
     assert (await space.plan(reply.plan_id)).state == "proposed"
 
 
+async def test_an_order_that_came_to_nothing_can_be_given_again(space: Planned, requests: PlanRequests) -> None:
+    space.model.script = [make_plan(A, B)]
+    reply = await ask(space, NewPlan(goal="g", session_id=space.session_id))
+    for _ in range(2):
+        order = await requests.execute(TENANT, reply.plan_id, wait_seconds=0)
+        await space.stack.parts.services.collaborators.bus.cancel_task(TENANT, order.task.id)
+    both = await asyncio.gather(*(requests.execute(TENANT, reply.plan_id, wait_seconds=0) for _ in range(2)))
+    assert len({order.task.id, *(each.task.id for each in both)}) == 2
+    space.model.script = [says("A"), says("B"), says("answer")]
+    await space.stack.work(TENANT)
+    assert (await space.plan(reply.plan_id)).state == "completed"
+
+
 async def test_a_large_plan_is_canceled_with_its_approval(space: Planned, requests: PlanRequests) -> None:
     plan = await large(space)
     assert (await requests.cancel(TENANT, plan.id)).state == "canceled"

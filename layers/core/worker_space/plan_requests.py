@@ -8,7 +8,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from worker_space.approvals import Approvals
@@ -186,8 +186,8 @@ class PlanRequests:
     async def _order(
         self, tenant: TenantContext, plan: Plan, content: str, order: dict[str, str], repeat: Repeat | None
     ) -> Sent:
-        # Asked for twice of the same plan as it is, it happens once.
-        same = Repeat(kind=f"plan-order:{plan.id}", key=f"{plan.version} {json.dumps(order)}", fingerprint="")
+        if repeat is None:
+            repeat = await self._once(tenant, plan, order)
         return await self._bus.send_task(
             tenant,
             session_id=plan.session_id,
@@ -195,8 +195,23 @@ class PlanRequests:
             target_agent=None,
             orchestrate=True,
             facts={"plan_id": plan.id, "plan_order": order},
-            repeat=repeat or same,
+            repeat=repeat,
         )
+
+    async def _once(self, tenant: TenantContext, plan: Plan, order: dict[str, str]) -> Repeat:
+        """Lets what is asked for twice of the same plan as it is happen once."""
+        as_it_is = f"{plan.version} {json.dumps(order)}"
+        same = Repeat(kind=f"plan-order:{plan.id}", key=as_it_is, fingerprint="")
+        while (task_id := await find_repeat(self._records, tenant, same)) is not None:
+            task = await self._records.get(tenant, Key.task(task_id))
+            if task is not None and not TaskState(task["state"]).ended:
+                break
+            # Whoever carries an order out changes the plan before its task ends.
+            if (await self._plans.get(tenant, plan.id)).version != plan.version:
+                break
+            # It came to nothing (it was canceled before its turn, say): this is another one.
+            same = replace(same, key=f"{as_it_is} after {task_id}")
+        return same
 
     async def _known(self, tenant: TenantContext, repeat: Repeat | None) -> Sent | None:
         """What an earlier request with this key sent."""
