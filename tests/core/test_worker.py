@@ -364,6 +364,46 @@ async def test_a_copy_of_a_message_does_not_work_beside_the_one_that_began(
     assert (await space.wait_for_result(sent, seconds=1)).task.attempt == 1
 
 
+async def test_a_task_that_began_before_its_agent_was_deleted_is_finished_by_whoever_takes_it_over(
+    stack: MemoryStack, space: UserWorkerSpace
+) -> None:
+    class Died(Exception):
+        pass
+
+    async def die(_: object) -> None:
+        raise Died
+
+    stack.model.before = die
+    sent = await _send(space)
+    with pytest.raises(Died):
+        await stack.work(TENANT)
+    await stack.parts.services.collaborators.registry.delete(TENANT, "coder")
+    stack.model.before = None
+    stack.clock[0] += 1_000
+    await stack.work(TENANT)
+    reply = await space.wait_for_result(sent, seconds=1)
+    assert (reply.task.state, reply.task.attempt) == (TaskState.COMPLETED, 2)
+
+
+async def test_a_copy_of_a_message_whose_agent_is_deleted_does_not_end_the_task_that_runs(
+    stack: MemoryStack, space: UserWorkerSpace
+) -> None:
+    sent = await _send(space)
+    message = stack.queues.receive(TENANT, 1)
+    assert message is not None
+    await stack.queues.send(TENANT, 1, message.body, group="other", deduplication="copy")
+
+    async def delete_the_agent(_: object) -> None:
+        stack.model.before = None
+        await stack.parts.services.collaborators.registry.delete(TENANT, "coder")
+        await stack.work(TENANT)
+
+    stack.model.before = delete_the_agent
+    delivery = Delivery.model_validate_json(message.body)
+    await stack.parts.worker.handle(delivery, message.lease, deadline=time.monotonic() + 60)
+    assert (await space.wait_for_result(sent, seconds=1)).task.state is TaskState.COMPLETED
+
+
 async def test_a_task_that_is_canceled_during_its_last_model_call_ends_canceled(
     stack: MemoryStack, space: UserWorkerSpace
 ) -> None:

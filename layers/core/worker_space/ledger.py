@@ -122,11 +122,17 @@ class Ledger:
         if events.last == 0:
             await events.look(self._records, delivery.tenant)
         for _ in range(_TRIES):
+            if agent is None and not pinned:
+                # The delivery was sent before any attempt; one may have begun since, and may still finish.
+                task = await self._records.get(delivery.tenant, Key.task(delivery.task)) or {}
+                if (refusal := self._may_not_run(delivery, task, message_id)) is not None:
+                    return refusal
+                if "agent_version" not in task:
+                    return Refusal(why="agent_deleted", task=task)
+                attempts, state, pinned = int(task["attempt"]), TaskState(task["state"]), True
             attempt = attempts + 1
             if attempt - delivery.base > self.max_attempts:
                 return Refusal(why="attempts_spent", task=task)
-            if agent is None and not pinned:
-                return Refusal(why="agent_deleted", task=task)
             labelled = self._claim_writes(delivery, agent, attempts, state, pinned=pinned, message_id=message_id)
             told = [_begun(delivery, attempt)]
             labelled |= events.writes(told)
