@@ -118,6 +118,14 @@ async def test_large_instructions_reach_the_orchestrator_whole(space: Planned) -
     assert [task.instructions for task in reply.plan.tasks] == [task.instructions for task in tasks]
 
 
+async def test_a_large_proposal_leaves_the_message_s_item(space: Planned) -> None:
+    tasks = tuple(NewPlanTask(key=f"t{n}", agent="coder", instructions=f"{n % 10}" * 8_000) for n in range(20))
+    reply = await ask(space, NewPlan(goal="much", session_id=space.session_id, tasks=tasks))
+    item = await space.stack.records.get(TENANT, Key.message(space.session_id, 1)) or {}
+    assert item["content_key"].startswith(reply.task.id)
+    assert "9" * 8_000 in (await space.messages())[-1].content
+
+
 async def test_executing_twice_at_once_runs_the_plan_once(space: Planned, requests: PlanRequests) -> None:
     space.model.script = [make_plan(A, B)]
     reply = await ask(space, NewPlan(goal="g", session_id=space.session_id))

@@ -12,6 +12,7 @@ there and does not pay for it again.
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from worker_space.allowances import Allowances
@@ -169,9 +170,9 @@ class Orchestrator:
             updated_at=now,
         )
         if work.task.get("draft"):
-            return Outcome(
-                state=TaskState.COMPLETED,
-                content=as_proposal(plan, home),
+            completed = await self._completed(work, as_proposal(plan, home))
+            return replace(
+                completed,
                 also={PLAN: StoredPlan(plan=plan).new()},
                 events=[plan_told(plan, work.delivery.ticket)],
             )
@@ -270,6 +271,9 @@ class Orchestrator:
         content = await self._composer.compose(
             work.claim, work.journal, goal, results, spending=work.spending, calls=stored.calls
         )
+        return await self._completed(work, content)
+
+    async def _completed(self, work: Work, content: str) -> Outcome:
         key = f"{work.delivery.task}/answer.{work.claim.attempt}"
         kept = await self._texts.keep(work.tenant, key, content)
         return Outcome(state=TaskState.COMPLETED, content=content, content_key=kept.get("content_key"))
