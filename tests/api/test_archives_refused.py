@@ -45,6 +45,19 @@ def _same_name(lines: Lines) -> None:
     _config(lines, name=lines["agents.jsonl"][1]["config"]["name"].upper())
 
 
+def _open(lines: Lines, **changes: Any) -> dict[str, Any]:
+    """Have the first message's task not have ended."""
+    task: dict[str, Any] = next(line for line in lines["tasks.jsonl"] if line["type"] == "message")
+    for name in ("ended_at", "error"):
+        task.pop(name, None)
+    task.update(state="working", **changes)
+    return task
+
+
+def _open_twice(lines: Lines) -> None:
+    lines["tasks.jsonl"].append({**_open(lines), "id": _NO_TASK})
+
+
 _NO_SESSION = "session_" + "0" * 26
 _NO_TASK = "task_" + "0" * 26
 
@@ -71,6 +84,9 @@ BAD: Mapping[str, tuple[Change, str]] = {
     "an event that is too large": (lambda x: _line(x, "events.jsonl", data={"n": "x" * 400_000}), "bytes"),
     "a task that failed for no reason": (lambda x: _line(x, "tasks.jsonl", state="failed"), "error"),
     "a task that ended never": (lambda x: x["tasks.jsonl"][0].pop("ended_at"), "ended_at"),
+    "an answer to a task that has not ended": (_open, "messages.jsonl"),
+    "two tasks that have not ended in one place": (_open_twice, "another task"),
+    "a task that has not ended in an answer's place": (lambda x: _open(x, number=1), "even numbers"),
     "a task in no state": (lambda x: _line(x, "tasks.jsonl", state="exploded"), "state"),
     "a step of no task": (lambda x: _line(x, "steps.jsonl", task_id=_NO_TASK), "no such task"),
     "a step that is no JSON": (lambda x: _line(x, "steps.jsonl", body="{"), "JSON"),

@@ -70,7 +70,6 @@ class Findings:
         sessions: Ids of its sessions, and the number that the next message of each gets.
         tasks: Ids of its tasks.
         open_tasks: Those of them that had not ended.
-        answered: Those whose message has an answer.
         counts: Lines by kind.
         newest_events: The number of each session's newest event; sessions without events are not in it.
     """
@@ -80,13 +79,13 @@ class Findings:
         self.sessions: dict[str, int] = {}
         self.tasks: set[str] = set()
         self.open_tasks: set[str] = set()
-        self.answered: set[str] = set()
         self.counts: dict[str, int] = {name.partition(".")[0]: 0 for name in KINDS}
         self.newest_events: dict[str, int] = {}
         self._check_agent = check_agent
         self._once: set[tuple[Any, ...]] = set()
         self._names: set[str] = set()
         self._versions: dict[str, int] = {}
+        self._open_places: set[tuple[str, int]] = set()
 
     def take(self, name: str, line: Line) -> None:
         """Check one line against all before it.
@@ -129,10 +128,20 @@ class Findings:
         self.tasks.add(line.id)
         if not line.state.ended:
             self.open_tasks.add(line.id)
+            if line.type == "message":
+                self._open_message(line)
         elif line.ended_at is None:
             raise InvalidRequest("ended_at: a task that has ended has a time")
         if line.state is TaskState.FAILED and line.error is None:
             raise InvalidRequest("error: a task that has failed says why")
+
+    def _open_message(self, line: TaskLine) -> None:
+        """It is answered where it is imported: so its answer's place has to be free, and one of the session's own."""
+        if line.number % 2:
+            raise InvalidRequest("number: messages have even numbers, their answers the next odd ones")
+        if (place := (line.session_id, line.number)) in self._open_places:
+            raise InvalidRequest("number: another task has not ended at this place of the session")
+        self._open_places.add(place)
 
     def _steps(self, line: StepLine) -> None:
         self._of_task(line.task_id)
@@ -147,8 +156,8 @@ class Findings:
         self._in_session(line.session_id, line.number)
         if (line.role == "assistant") != bool(line.number % 2):
             raise InvalidRequest("number: messages have even numbers, their answers the next odd ones")
-        if line.role == "assistant":
-            self.answered.add(line.task_id)
+        if line.role == "assistant" and (line.session_id, line.number - 1) in self._open_places:
+            raise InvalidRequest("number: it answers a message whose task has not ended")
 
     def _plans(self, line: PlanLine) -> None:
         plan = line.plan
