@@ -70,6 +70,7 @@ BAD: Mapping[str, tuple[Change, str]] = {
     "a path for an id": (lambda x: _line(x, "sessions.jsonl", id="../../x"), "sessions.jsonl, line 1"),
     "a key for an id": (lambda x: _line(x, "tasks.jsonl", id="task_#HOME"), "tasks.jsonl, line 1"),
     "an agent twice": (lambda x: x["agents.jsonl"].append(x["agents.jsonl"][0]), "twice"),
+    "an agent without its version": (lambda x: x["agent_versions.jsonl"].clear(), "version 1 of the agent"),
     "an agent's name twice": (_same_name, "named"),
     "a message twice": (lambda x: x["messages.jsonl"].append(x["messages.jsonl"][0]), "twice"),
     "a message of no session": (lambda x: _line(x, "messages.jsonl", session_id=_NO_SESSION), "no such session"),

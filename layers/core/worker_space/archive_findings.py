@@ -105,6 +105,17 @@ class Findings:
         check = getattr(self, f"_{kind}")
         check(line)
 
+    def check_whole(self) -> None:
+        """Check what only the end of an archive tells.
+
+        Raises:
+            InvalidRequest: Something is missing.
+        """
+        for agent_id, version in self._versions.items():
+            # By its versions a clearing finds an agent's memory, and a task the agent that it began with.
+            if ("agent_versions.jsonl", agent_id, version) not in self._once:
+                raise InvalidRequest(f"agent_versions.jsonl: version {version} of the agent {agent_id} is missing")
+
     def _agents(self, line: AgentLine) -> None:
         name = line.config.name.casefold()
         if name in self._names:

@@ -114,6 +114,7 @@ def _read(data: bytes, check_agent: Callable[[AgentLine], None]) -> Archive:
         if manifest.counts.get(name, 0) != count:
             stated = manifest.counts.get(name, 0)
             raise InvalidRequest(f"{name} has {count} lines, and {MANIFEST} says {stated}: it was cut or changed")
+    found.check_whole()
     return Archive(data=data, project=project, found=found)
 
 
