@@ -11,6 +11,7 @@ from tests.api.archive_world import bring, export, full, opened, say, until
 from tests.api.service import Service, kind
 from tests.memory_stack import calls
 from worker_space.models import ModelRequest
+from worker_space.records import Page
 from worker_space.tenancy import Key, TenantContext
 
 pytestmark = pytest.mark.anyio
@@ -219,6 +220,27 @@ async def test_an_export_while_a_task_runs_has_no_half_of_it(service: Service) -
     assert [line["state"] for line in opened(data)["tasks.jsonl"]] == ["working"]
     made = await bring(service, data)
     assert made.status_code == 201, made.text
+
+
+async def test_an_export_while_agents_change_can_be_imported(service: Service) -> None:
+    await service.project()
+
+    class Changing:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(service.stack.records, name)
+
+        async def query(self, tenant: TenantContext, prefix: Key, **page: Any) -> Page:
+            if prefix == Key.all_agent_versions():
+                await service.call("PATCH", "/my/projects/shop/agents/coder", json={"max_concurrency": 5})
+                late = {"name": "late", "system_prompt": "You are late."}
+                await service.call("POST", "/my/projects/shop/agents/", json=late)
+            return await service.stack.records.query(tenant, prefix, **page)
+
+    service.replace(exporter=service.stack.compose(records=Changing()).services.exporter)
+    made = await bring(service, await export(service))
+    assert made.status_code == 201, made.text
+    coder = (await service.call("GET", "/my/projects/copy/agents/coder")).json()
+    assert (coder["version"], coder["max_concurrency"]) == (1, 3)
 
 
 async def test_a_pending_approval_is_imported_as_canceled(service: Service) -> None:

@@ -48,6 +48,7 @@ class _Seen:
     """What the archive has so far, as far as later kinds refer to it."""
 
     agents: dict[str, int] = field(default_factory=dict)
+    versions: dict[str, int] = field(default_factory=dict)
     sessions: dict[str, int] = field(default_factory=dict)
     tasks: set[str] = field(default_factory=set)
     open_tasks: set[str] = field(default_factory=set)
@@ -82,7 +83,7 @@ class Exporter:
         seen = _Seen()
         sections: Mapping[str, AsyncIterator[Line]] = {
             "agents.jsonl": self._agents(agents, seen),
-            "agent_versions.jsonl": self._versions(tenant),
+            "agent_versions.jsonl": self._versions(tenant, seen),
             "sessions.jsonl": self._sessions(tenant, seen),
             "tasks.jsonl": self._tasks(tenant, seen),
             "steps.jsonl": self._steps(tenant, seen),
@@ -114,11 +115,14 @@ class Exporter:
     async def _agents(self, items: Iterable[Item], seen: _Seen) -> AsyncIterator[Line]:
         for item in items:
             seen.agents[item["id"]] = item.get("context_generation", 1)
+            seen.versions[item["id"]] = item["version"]
             yield line_of(KINDS["agents.jsonl"], item)
 
-    async def _versions(self, tenant: TenantContext) -> AsyncIterator[Line]:
+    async def _versions(self, tenant: TenantContext, seen: _Seen) -> AsyncIterator[Line]:
         async for item in self._items(tenant, Key.all_agent_versions()):
-            yield line_of(KINDS["agent_versions.jsonl"], item)
+            # An agent that was changed meanwhile is in the archive as it was.
+            if item["version"] <= seen.versions.get(item["id"], item["version"]):
+                yield line_of(KINDS["agent_versions.jsonl"], item)
 
     async def _sessions(self, tenant: TenantContext, seen: _Seen) -> AsyncIterator[Line]:
         async for item in self._items(tenant, Key.sessions()):
