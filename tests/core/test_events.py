@@ -1,7 +1,9 @@
 """A session's events: whole, in one order, without gaps; and what a message does in a session that is answering."""
 
 import asyncio
+import json
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -78,6 +80,23 @@ async def test_a_message_with_a_tool_call_is_told_from_its_acceptance_to_its_ans
     )
     assert events[4].data["results"] == [{"name": "write_file", "path": "a.txt", "is_error": False}]
     assert events[5].data == {"number": 1, "role": "assistant", "status": "ok", "content": "done"}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [1e300, -(10**60), float("nan"), [float("inf")], {"a": {"b": 10**40}}, json.loads("[" * 40 + "]" * 40)],
+    ids=["a huge number", "a long number", "no number", "infinity", "a long number inside", "nested deep"],
+)
+async def test_arguments_that_the_table_cannot_hold_are_told_as_text(
+    stack: MemoryStack, space: UserWorkerSpace, value: Any
+) -> None:
+    stack.model.script = [calls(("read_file", {"path": value, "half \ud83d": "half \ud83d"})), says("done")]
+    session = await _session(space)
+    await space.send_task(session, "read", "coder")
+    await stack.work(TENANT)
+    step = next(event for event in await _events(stack, session) if event.type is EventType.STEP)
+    (asked,) = step.data["tool_calls"]
+    assert asked["arguments"] == {"path": json.dumps(value), "half ?": "half ?"}
 
 
 async def test_a_long_message_is_told_by_its_beginning(stack: MemoryStack, space: UserWorkerSpace) -> None:

@@ -23,6 +23,9 @@ __all__ = [
 ]
 
 _SHOWN: Final = 200
+_MAX_DEPTH: Final = 8
+# DynamoDB keeps 38 digits.
+_MAX_NUMBER: Final = 10**37
 
 
 class ToolCallSummary(BaseModel):
@@ -120,13 +123,26 @@ def short_arguments(arguments: Mapping[str, Any] | str) -> Mapping[str, Any] | s
     """A call's arguments with long values cut: who follows a run sees what is done to which path."""
     if isinstance(arguments, str):
         return arguments[:_SHOWN]
-    return {name[:_SHOWN]: _cut(value) for name, value in list(arguments.items())[:32]}
+    return {_utf8(name[:_SHOWN]): _cut(value) for name, value in list(arguments.items())[:32]}
 
 
 def _cut(value: Any) -> Any:
     if isinstance(value, str):
-        return value[:_SHOWN]
+        return _utf8(value[:_SHOWN])
+    text = json.dumps(value, ensure_ascii=False)
+    return value if len(text) <= _SHOWN and _is_kept(value, _MAX_DEPTH) else _utf8(text[:_SHOWN])
+
+
+def _utf8(text: str) -> str:
+    """Half a surrogate pair, which a model may write as \\ud83d, has no UTF-8."""
+    return text.encode(errors="replace").decode()
+
+
+def _is_kept(value: Any, depth: int) -> bool:
+    """Whether the table holds a value as it is: a model may write any number, and nest as deep as it likes."""
     if isinstance(value, (list, dict)):
-        text = json.dumps(value, ensure_ascii=False)
-        return value if len(text) <= _SHOWN else text[:_SHOWN]
-    return value
+        parts = [*value, *value.values()] if isinstance(value, dict) else value
+        return depth > 0 and all(_is_kept(part, depth - 1) for part in parts)
+    if isinstance(value, str):
+        return value == _utf8(value)
+    return value is None or abs(value) <= _MAX_NUMBER
