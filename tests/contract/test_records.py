@@ -87,6 +87,14 @@ async def test_an_item_comes_back_as_it_was_put(setup: Setup) -> None:
     assert stored == {**{name: value for name, value in item.items() if value is not None}, "sk": "ITEM#1"}
 
 
+@pytest.mark.parametrize("number", [1e-130, 9e-131, -1e-131, 1e-300, 5e-324])
+async def test_a_number_too_small_for_the_table_is_kept_as_nothing(setup: Setup, number: float) -> None:
+    await setup.records.write(setup.tenant, Put(key=KEY, item={"number": number}))
+    stored = await setup.records.get(setup.tenant, KEY)
+    assert stored is not None
+    assert stored["number"] == pytest.approx(number, abs=1e-130)
+
+
 async def test_a_partition_is_its_tenants_alone(setup: Setup) -> None:
     await setup.records.write(setup.tenant, Put(key=KEY, item={"a": 1}))
     for other in (TenantContext(setup.tenant.user_id, "p2"), TenantContext(setup.tenant.user_id + "0", "p")):

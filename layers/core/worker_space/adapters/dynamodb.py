@@ -42,6 +42,8 @@ __all__ = ["DynamoRecords"]
 
 _DEPENDENCY: Final = "the table"
 _COLLISIONS: Final = 12
+# DynamoDB refuses what is nearer to 0.
+_LEAST_NUMBER: Final = 1e-130
 _to_dynamo: Final = TypeSerializer()
 _from_dynamo: Final = TypeDeserializer()
 
@@ -62,7 +64,7 @@ def _dynamo(value: Any) -> dict[str, Any]:
 
 def _exact(value: Any) -> Any:
     if isinstance(value, float):
-        return Decimal(repr(value))
+        return Decimal(repr(value)) if abs(value) >= _LEAST_NUMBER else Decimal(0)
     if isinstance(value, (list, tuple)):
         return [_exact(member) for member in value]
     if isinstance(value, Mapping):
