@@ -152,6 +152,20 @@ async def test_plans_are_listed_in_pages_the_newest_first_and_by_state(service: 
     assert wrong.status_code == 422
 
 
+async def test_pages_of_long_plans_stay_below_what_lambda_answers_with(service: Service, project: str) -> None:
+    tasks = [part(f"t{number}", "coder", instructions="x" * 8_000) for number in range(20)]
+    body = {"goal": "g", "tasks": tasks}
+    for _ in range(25):
+        assert (await service.call("POST", f"{project}/plans/", json=body, headers=ASYNC)).status_code == 202
+    await service.stack.work(TENANT)
+    first = await service.call("GET", f"{project}/plans/", params={"limit": 100})
+    rest = await service.call("GET", f"{project}/plans/", params={"limit": 100, "cursor": first.json()["next"]})
+    assert max(len(first.content), len(rest.content)) < 3_200_000
+    listed = [plan["id"] for plan in (*first.json()["items"], *rest.json()["items"])]
+    assert listed == sorted(set(listed), reverse=True)
+    assert len(listed) == 25
+
+
 async def test_a_canceled_plan_says_so_and_cannot_be_canceled_twice(service: Service, project: str) -> None:
     service.stack.model.script = [make_plan(A, B)]
     made = await service.call("POST", f"{project}/plans/", json={"goal": "g", "execute": True}, headers=ASYNC)

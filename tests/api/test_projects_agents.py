@@ -167,6 +167,27 @@ async def test_agents_come_in_pages(service: Service, project: str) -> None:
     assert rest["next"] is None
 
 
+async def test_pages_of_long_agents_and_of_their_versions_stay_below_what_lambda_answers_with(
+    service: Service, project: str
+) -> None:
+    prompt = "\U0001f600" * 32_000
+    for number in range(30):
+        made = await service.call("POST", f"{project}/agents/", json={"name": f"a{number}", "system_prompt": prompt})
+        assert made.status_code == 201
+        await service.call("PATCH", f"{project}/agents/a0", json={"max_concurrency": 1 + number % 2})
+    for address, count in ((f"{project}/agents/", 30 + 4), (f"{project}/agents/a0/versions/", 31)):
+        found: list[tuple[str, int]] = []
+        cursor = ""
+        while True:
+            page = await service.call("GET", f"{address}?limit=100{cursor}")
+            assert len(page.content) < 3_200_000
+            found += [(agent["id"], agent["version"]) for agent in page.json()["items"]]
+            if page.json()["next"] is None:
+                break
+            cursor = f"&cursor={page.json()['next']}"
+        assert len(found) == len(set(found)) == count
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 from worker_space.agent_status import AgentMetrics, AgentStatus
 from worker_space.agents import Agent, AgentChanges, AgentConfig
 from worker_space.api.deps import EXISTING, AgentTarget, Idempotency, ServicesOf, Space
-from worker_space.api.pages import Listing, PageAsked, encode
+from worker_space.api.pages import Listing, PageAsked, fitting
 from worker_space.api.problems import documented
 from worker_space.tenancy import Key, project_address
 
@@ -112,10 +112,10 @@ async def create_agent(config: AgentConfig, space: Space, idempotency: Idempoten
     responses={200: _shown("A page.", {"items": [_EXAMPLE], "next": None}), **documented()},
 )
 async def list_agents(space: Space, services: ServicesOf, page: PageAsked) -> Listing[AgentView]:
-    """The oldest first."""
+    """The oldest first. A page ends early where its agents are long."""
     registry = services.collaborators.registry
     agents, after = await registry.page(space.tenant, limit=page.limit, after=page.after(Key.agents()))
-    return Listing(items=[AgentView.of(agent) for agent in agents], next=encode(after))
+    return fitting([AgentView.of(agent) for agent in agents], after, lambda agent: Key.agent(agent.id))
 
 
 @router.get(
@@ -171,13 +171,17 @@ async def delete_agent(target: AgentTarget, space: Space) -> None:
 async def list_agent_versions(
     target: AgentTarget, space: Space, services: ServicesOf, page: PageAsked
 ) -> Listing[AgentView]:
-    """The newest first. Tasks name the version that ran them; so those of a deleted agent stay, by its id."""
+    """The newest first, fewer where they are long.
+
+    Tasks name the version that ran them; so those of a deleted agent stay, by its id.
+    """
     registry = services.collaborators.registry
     agent_id = await registry.id_of(space.tenant, target)
     versions, after = await registry.versions(
         space.tenant, agent_id, limit=page.limit, after=page.after(Key.agent_versions(agent_id))
     )
-    return Listing(items=[AgentView.of(agent) for agent in versions], next=encode(after))
+    views = [AgentView.of(agent) for agent in versions]
+    return fitting(views, after, lambda agent: Key.agent_version(agent.id, agent.version))
 
 
 @router.get(

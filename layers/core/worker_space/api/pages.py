@@ -12,10 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from worker_space.errors import InvalidRequest
 from worker_space.tenancy import Key
 
-__all__ = ["Listing", "PageAsked", "PageRequest", "encode"]
+__all__ = ["Listing", "PageAsked", "PageRequest", "encode", "fitting"]
 
 T = TypeVar("T")
+Shown = TypeVar("Shown", bound=BaseModel)
 _MAX_CURSOR: Final = 2_048
+_PAGE_BYTES: Final = 3_000_000
+"""Lambda answers with at most 6 MB, in which each quote of a JSON text takes two bytes."""
 
 
 class Listing(BaseModel, Generic[T]):
@@ -80,3 +83,18 @@ PageAsked = Annotated[PageRequest, Depends(_page_request)]
 def encode(place: str | None) -> str | None:
     """The cursor that stands for a place in a listing."""
     return None if place is None else base64.urlsafe_b64encode(place.encode()).decode().rstrip("=")
+
+
+def fitting(items: Sequence[Shown], following: str | None, place: Callable[[Shown], Key]) -> Listing[Shown]:
+    """A page of as many of these as one answer takes, at least one.
+
+    Args:
+        following: The place to go on from behind all of them.
+        place: Where an item is kept.
+    """
+    room = _PAGE_BYTES
+    for count, item in enumerate(items):
+        room -= len(item.model_dump_json().encode())
+        if room < 0 and count > 0:
+            return Listing(items=items[:count], next=encode(place(items[count - 1]).sort))
+    return Listing(items=items, next=encode(following))

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict
 
 from worker_space.api.deps import EXISTING, Idempotency, Preference, Preferred, ServicesOf, Space
-from worker_space.api.pages import Listing, PageAsked, encode
+from worker_space.api.pages import Listing, PageAsked, fitting
 from worker_space.api.problems import documented, task_canceled, task_failed
 from worker_space.api.services import Services
 from worker_space.errors import NotFound, TooLarge
@@ -184,11 +184,12 @@ async def list_plans(
     page: PageAsked,
     state: Annotated[PlanState | None, Query(description="Only plans in this state.")] = None,
 ) -> Listing[Plan]:
-    """The newest first. With `state`, a page may hold fewer plans than its limit; `next` says whether to go on."""
+    """The newest first. With `state`, or where plans are long, a page may hold fewer than its limit: see `next`."""
     after = page.after(Key.plans())
     plans: Sequence[Plan]
     plans, following = await services.plans.page(space.tenant, limit=page.limit, after=after)
-    return Listing(items=[plan for plan in plans if state in (None, plan.state)], next=encode(following))
+    fits = fitting(plans, following, lambda plan: Key.plan(plan.id))
+    return Listing(items=[plan for plan in fits.items if state in (None, plan.state)], next=fits.next)
 
 
 @router.get(
