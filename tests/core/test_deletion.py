@@ -101,6 +101,21 @@ async def test_a_project_made_anew_keeps_its_queue_when_its_forerunner_is_cleare
     assert await stack.queues.depth(TENANT, space["generation"]) == 1
 
 
+async def test_a_project_made_anew_has_no_agents_of_its_forerunner_by_a_late_fill_of_the_cache(
+    stack: MemoryStack,
+) -> None:
+    async def made_anew() -> None:
+        await stack.parts.services.projects.delete(TENANT)
+        await stack.parts.services.projects.create(USER, NEW)
+
+    # A reader that was slow: it read before the deletion and fills the cache after it.
+    slow = stack.compose(cache=Once(stack.cache, "store", made_anew))
+    await slow.services.collaborators.registry.home(TENANT, fresh=True)
+    registry = stack.parts.services.collaborators.registry
+    agents, _ = await registry.page(TENANT, limit=99, after=None)
+    assert set((await registry.home(TENANT)).agents) == {agent.id for agent in agents}
+
+
 async def test_a_project_made_anew_takes_messages_at_once(stack: MemoryStack) -> None:
     """SQS refuses the name of a queue for 60 s after its deletion: that is what generations are for."""
     await _send(stack)

@@ -292,7 +292,8 @@ class Projects:
         try:
             # Tasks first: without its task a late worker can write nothing more to the table.
             await clear_items(self._records, tenant, Key.tasks(), while_holds=still_deleted)
-            await self._registry.forget(tenant)
+            # A reader that was slow must not fill the cache with what the project had: it may be made anew at once.
+            await self._registry.changed(tenant)
             for generation in await self._generations(tenant, space):
                 await self._queues.release(tenant, generation)
             await clear_items(self._records, tenant, Key.agents(), while_holds=still_deleted)
