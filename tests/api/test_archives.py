@@ -3,6 +3,7 @@
 import io
 import json
 import zipfile
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
@@ -315,6 +316,49 @@ async def test_a_deleted_projects_id_can_be_imported_to(service: Service) -> Non
     assert (await bring(service, data, "?id=shop")).status_code == 201
     found = opened(await export(service))
     assert found == opened(data)
+
+
+@pytest.mark.parametrize(("port", "method"), [("memory", "drop"), ("content", "all_keys"), ("content", "delete")])
+async def test_a_project_imported_while_its_forerunner_is_still_being_deleted_keeps_all_it_has(
+    service: Service, port: str, method: str
+) -> None:
+    """A slow deletion is overtaken: the user brings the same project back before the first clearing has come to its
+    end. The agents are the same, and so were the places of their texts."""
+    await full(service)
+    data = await export(service)
+    below = getattr(service.stack, port)
+
+    class Overtaken:
+        def __init__(self) -> None:
+            self.done = False
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(below, name)
+
+        async def _bring(self) -> None:
+            if not self.done:
+                self.done = True
+                assert (await bring(service, data, "?id=shop")).status_code == 201
+
+        async def drop(self, tenant: TenantContext, agent_id: str) -> None:
+            await below.drop(tenant, agent_id)
+            await self._bring()
+
+        async def all_keys(self, tenant: TenantContext) -> AsyncIterator[str]:
+            for key in [key async for key in below.all_keys(tenant)]:
+                yield key
+            if method == "all_keys":
+                await self._bring()
+
+        async def delete(self, tenant: TenantContext, keys: Sequence[str]) -> None:
+            if method == "delete":
+                await self._bring()
+            await below.delete(tenant, keys)
+
+    late = Overtaken()
+    await service.stack.compose(**{port: late}).services.projects.delete(ALICE)
+    assert late.done
+    assert opened(await export(service)) == opened(data)
 
 
 async def test_a_project_may_have_the_id_import(service: Service) -> None:

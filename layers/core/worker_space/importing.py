@@ -167,7 +167,7 @@ class _Building:
         for task in self._lines(TaskLine, "tasks.jsonl"):
             await self._task(task)
         for step in self._lines(StepLine, "steps.jsonl"):
-            kept = await self._texts.keep(self._tenant, f"{step.task_id}/step/{step.number}.{step.attempt}", step.body)
+            kept = await self._keep(f"{step.task_id}/step/{step.number}.{step.attempt}", step.body)
             await self._put(Key.step(step.task_id, step.number), {**_plain(step, "task_id", "body"), **kept})
         for message in self._lines(MessageLine, "messages.jsonl"):
             await self._message(message)
@@ -198,6 +198,11 @@ class _Building:
     async def _put(self, key: Key, item: Mapping[str, Any]) -> None:
         await self._construction.add(self._site, key, item)
 
+    async def _keep(self, place: str, text: str) -> Mapping[str, Any]:
+        # Under a name of this import's own: whoever still clears the project that was here before, perhaps the very one
+        # that was exported, has listed the old names.
+        return await self._texts.keep(self._tenant, f"{self._site.token}/{place}", text)
+
     # -- the kinds -------------------------------------------------------------------------------
     async def _agent(self, line: AgentLine) -> None:
         await self._put(Key.agent(line.id), _agent(line))
@@ -221,11 +226,11 @@ class _Building:
             "dispatch": 0,
         }
         if line.output is not None:
-            internal |= await self._texts.keep(self._tenant, f"{line.id}/output", line.output)
+            internal |= await self._keep(f"{line.id}/output", line.output)
         await self._put(Key.task(line.id), {**_plain(line, "output"), **internal})
 
     async def _message(self, line: MessageLine) -> None:
-        kept = await self._texts.keep(self._tenant, f"{line.session_id}/{line.number}", line.content)
+        kept = await self._keep(f"{line.session_id}/{line.number}", line.content)
         await self._put(Key.message(line.session_id, line.number), {**_plain(line, "session_id", "content"), **kept})
 
     def _plan(self, line: PlanLine) -> StoredPlan:
@@ -246,10 +251,10 @@ class _Building:
 
     async def _approval(self, line: ApprovalLine) -> None:
         place = f"{line.task_id}/{line.id}"
-        kept = await self._texts.keep(self._tenant, place, line.arguments)
+        kept = await self._keep(place, line.arguments)
         item = {**_plain(line, "arguments", "edited"), **kept, "epoch": self._site.space["epoch"]}
         if line.edited is not None:
-            item["edited"] = await self._texts.keep(self._tenant, f"{place}.edited", line.edited)
+            item["edited"] = await self._keep(f"{place}.edited", line.edited)
         if line.state is ApprovalState.PENDING:
             item |= {"state": ApprovalState.CANCELED.value, "resolved_at": self._now}
         await self._put(Key.approval(line.id), item)

@@ -300,10 +300,12 @@ class Projects:
             # Agents that were deleted before are known by their versions only.
             versions = (await self._records.query(tenant, Key.all_agent_versions())).items
             keys = [key async for key in self._content.all_keys(tenant)]
+            for agent_id in {item["id"] for item in versions}:
+                # Each time: an import makes the same agents again.
+                await self._records.write(tenant, still_deleted)
+                await self._memory.drop(tenant, agent_id)
             # Listed while the project was still deleted, so none of them is its successor's.
             await self._records.write(tenant, still_deleted)
-            for agent_id in {item["id"] for item in versions}:
-                await self._memory.drop(tenant, agent_id)
             if keys:
                 await self._content.delete(tenant, keys)
             await clear_items(self._records, tenant, Key.everything(), while_holds=still_deleted)
