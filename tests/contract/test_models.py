@@ -451,8 +451,9 @@ async def test_an_answer_cut_before_its_first_word_says_what_to_change(
     provider: Provider, models: PydanticAIModels
 ) -> None:
     provider.answers = [completion("", reason="length")]
-    with pytest.raises(ModelError, match="raise the agent's max_tokens"):
+    with pytest.raises(ModelError, match="raise the agent's max_tokens") as refused:
         await models.request(TENANT, ask())
+    assert refused.value.used == (7, 3)
 
 
 async def test_requests_at_the_same_time_share_one_client(provider: Provider, models: PydanticAIModels) -> None:

@@ -14,7 +14,7 @@ from worker_space.adapters.memory_records import MemoryRecords
 from worker_space.agents import AgentChanges
 from worker_space.allowances import Allowances, day_of
 from worker_space.clock import now_ms
-from worker_space.errors import ClaimLost, ModelError, OverBudget, RunError, Unavailable
+from worker_space.errors import ClaimLost, InvalidRequest, ModelError, OverBudget, RunError, Unavailable
 from worker_space.limit_status import limit_status
 from worker_space.manager import WorkerSpaceManager
 from worker_space.messages import NewSession
@@ -182,7 +182,7 @@ async def test_the_users_limit_holds_over_all_projects() -> None:
     assert await book.day(TENANT) == {}
 
 
-@pytest.mark.parametrize("error", [ModelError("refused"), Unavailable("model", "gone")])
+@pytest.mark.parametrize("error", [ModelError("refused"), Unavailable("model", "gone"), InvalidRequest("unknown")])
 async def test_a_call_that_came_to_nothing_gives_its_reservation_back(error: Exception) -> None:
     book = Book(limit_tokens_per_day=10_000)
     spending = await book.working("task_a")
@@ -193,6 +193,19 @@ async def test_a_call_that_came_to_nothing_gives_its_reservation_back(error: Exc
     with pytest.raises(type(error)):
         await spending.call(request(), 0, ask)
     assert only_tokens(await book.day()) == tokens(0, 0)
+    assert await book.reservations() == []
+
+
+async def test_an_answer_that_cannot_be_used_is_booked_as_what_it_used() -> None:
+    book = Book(limit_tokens_per_day=10_000)
+    spending = await book.working("task_a")
+
+    async def ask(_: ModelRequest) -> ModelReply:
+        raise ModelError("it gave an empty answer", used=(20, 400))
+
+    with pytest.raises(ModelError):
+        await spending.call(request(), 0, ask)
+    assert only_tokens(await book.day()) == tokens(420, 420)
     assert await book.reservations() == []
 
 

@@ -112,7 +112,15 @@ class RunError(WorkerSpaceError):
 
 
 class ModelError(RunError):
-    """The model refused the request, or its answer cannot be used."""
+    """The model refused the request, or its answer cannot be used.
+
+    Attributes:
+        used: Input and output tokens of an answer that cannot be used but was counted; `None` where there was none.
+    """
+
+    def __init__(self, message: str, *, used: tuple[int, int] | None = None) -> None:
+        super().__init__(message)
+        self.used = used
 
 
 class OverBudget(RunError):

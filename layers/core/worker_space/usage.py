@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from worker_space.allowances import Allowances, day_of
 from worker_space.clock import now_ms
-from worker_space.errors import ConditionFailed, Lost, RunError, Unavailable
+from worker_space.errors import ConditionFailed, Lost, ModelError, RequestError, RunError, Unavailable
 from worker_space.models import AssistantTurn, ModelReply, ModelRequest, Usage
 from worker_space.ports import Records
 from worker_space.projects import Space
@@ -160,8 +160,8 @@ class Spending:
 
         Args:
             number: Which of the task's model calls it is.
-            ask: Asks the model; what it raises gives the reservation back, but where the worker itself is stopped:
-                then the call may have been paid.
+            ask: Asks the model; what it raises gives the reservation back, but for the tokens of an answer that cannot
+                be used, and where the worker itself is stopped: then the call may have been paid.
 
         Raises:
             OverBudget, RunError, Lost: As `reserve`.
@@ -169,8 +169,13 @@ class Spending:
         request = await self.reserve(request, number)
         try:
             reply = await ask(request)
-        except (RunError, Unavailable):
-            await self.release()
+        except (RequestError, RunError, Unavailable) as error:
+            used = error.used if isinstance(error, ModelError) else None
+            if used is None:
+                await self.release()
+            else:
+                # An answer that cannot be used is paid for all the same.
+                await self.settle(Usage(input_tokens=used[0], output_tokens=used[1]))
             raise
         await self.settle(reply.usage)
         return reply

@@ -207,21 +207,24 @@ def to_reply(response: ModelResponse, request: ModelRequest) -> ModelReply:
     calls = tuple(
         ToolCall(id=part.tool_call_id, name=part.tool_name, arguments=_arguments(part)) for part in response.tool_calls
     )
+    usage = Usage(
+        input_tokens=max(0, response.usage.input_tokens or 0),
+        output_tokens=max(0, response.usage.output_tokens or 0),
+    )
+    used = usage.input_tokens, usage.output_tokens
     if not content.strip() and not calls:
-        raise ModelError(f"{request.model} gave an empty answer{_WHY_EMPTY.get(response.finish_reason or '', '')}")
+        why = _WHY_EMPTY.get(response.finish_reason or "", "")
+        raise ModelError(f"{request.model} gave an empty answer{why}", used=used)
     try:
         provider = ModelMessagesTypeAdapter.dump_json([response]).decode()
         content.encode()
     except ValueError as error:
-        raise ModelError(f"{request.model} gave an answer that is not valid text") from error
+        raise ModelError(f"{request.model} gave an answer that is not valid text", used=used) from error
     return ModelReply(
         content=content,
         tool_calls=calls,
         provider=provider,
-        usage=Usage(
-            input_tokens=max(0, response.usage.input_tokens or 0),
-            output_tokens=max(0, response.usage.output_tokens or 0),
-        ),
+        usage=usage,
         finish_reason=response.finish_reason,
     )
 
