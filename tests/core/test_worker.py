@@ -108,6 +108,29 @@ async def test_a_task_canceled_after_its_workers_death_says_what_it_had_done(
     assert "a.txt" in (reply.outcome or "")
 
 
+async def test_a_task_canceled_after_a_death_in_an_effect_says_that_it_may_have_happened(
+    stack: MemoryStack, space: UserWorkerSpace
+) -> None:
+    class Died(Exception):
+        pass
+
+    async def die() -> None:
+        raise Died
+
+    stack.model.script = [_writes("a.txt", "b.txt", ids=("1", "2"))]
+    sent = await _send(space)
+    stack.parts = stack.compose(files=CancelsDuring(stack.files, die))
+    with pytest.raises(Died):
+        await stack.work(TENANT)
+    assert await stack.files.head(TENANT, "a.txt") is not None
+    await space.cancel_task(sent.task_id)
+    stack.clock[0] += 1000
+    await stack.work(TENANT)
+    reply = await space.wait_for_result(sent, seconds=1)
+    assert reply.task.state is TaskState.CANCELED
+    assert reply.outcome == "Canceled by the user. Done before that: write_file a.txt (begun; it may have happened)."
+
+
 async def test_a_canceled_task_that_the_sweeper_takes_back_asks_no_model(
     stack: MemoryStack, space: UserWorkerSpace
 ) -> None:

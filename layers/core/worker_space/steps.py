@@ -78,10 +78,17 @@ async def summaries(ledger: Ledger, texts: Texts, tenant: TenantContext, task_id
 
 
 async def effects_of(ledger: Ledger, texts: Texts, tenant: TenantContext, task_id: str) -> Sequence[str]:
-    """What a task has changed so far, by its journal, in words for the user."""
-    steps = [step for step in await ledger.steps(tenant, task_id) if step["kind"] == "results"]
-    bodies = [json.loads(await texts.read(tenant, step)) for step in steps]
-    return [body["effect"] for body in bodies if "effect" in body]
+    """What a task has changed so far, by its journal, in words for the user.
+
+    An effect that was begun and whose outcome nobody has saved may have happened: it is named as such.
+    """
+    steps = [step for step in await ledger.steps(tenant, task_id) if step["kind"] != "model"]
+    bodies = [json.loads(await texts.read(tenant, step)) for step in steps if step["kind"] == "results"]
+    effects = [body["effect"] for body in bodies if "effect" in body]
+    if steps and steps[-1]["kind"] == "intent":
+        body = json.loads(await texts.read(tenant, steps[-1]))
+        effects.append(f"{body.get('effect', body['name'])} (begun; it may have happened)")
+    return effects
 
 
 def _summary(item: Item, body: Mapping[str, Any]) -> StepSummary:

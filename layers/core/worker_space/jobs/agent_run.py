@@ -213,8 +213,7 @@ class AgentRun:
             outcome = {**outcome, "arguments_as_changed_by_the_user": short(decision.arguments)[0]}
         if not isinstance(tool, EffectTool):
             return _result(call, outcome), None
-        path = outcome.get("path")
-        return _result(call, outcome), call.name if path is None else f"{call.name} {path}"
+        return _result(call, outcome), _in_words(call, outcome.get("path"))
 
     async def _intend(
         self, call: ToolCall, tool: EffectTool[Any], arguments: Arguments, *, decided: bool
@@ -228,11 +227,18 @@ class AgentRun:
             if not decided and await self._permission.asks_now(tool):
                 return None
             try:
-                await self._journal.intent(call, intent, also={} if decided else self._permission.as_known())
+                also = {} if decided else self._permission.as_known()
+                effect = _in_words(call, getattr(arguments, "path", None))
+                await self._journal.intent(call, intent, effect=effect, also=also)
                 return intent
             except Stale:
                 await self._permission.refresh()
         raise Unavailable("the table", "the project's policy changed at every try")
+
+
+def _in_words(call: ToolCall, path: str | None) -> str:
+    """An effect as the user is told of it."""
+    return call.name if path is None else f"{call.name} {path}"
 
 
 def _result(call: ToolCall, outcome: dict[str, Any]) -> ToolResult:

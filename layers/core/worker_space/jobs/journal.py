@@ -88,14 +88,16 @@ class Journal:
         await self._save("model", {"reply": reply.model_dump(mode="json"), "ms": milliseconds}, told=told)
 
     async def intent(
-        self, call: ToolCall, intent: Mapping[str, Any], *, also: Mapping[str, Write] | None = None
+        self, call: ToolCall, intent: Mapping[str, Any], *, effect: str, also: Mapping[str, Write] | None = None
     ) -> None:
         """Save what a tool is about to do; stands before its effect.
 
         Args:
+            effect: The same in words for the user.
             also: What else must hold, by labels: see `Ledger.journal`.
         """
-        await self._save("intent", {"call_id": call.id, "name": call.name, "intent": intent}, also=also)
+        body = {"call_id": call.id, "name": call.name, "intent": intent, "effect": effect}
+        await self._save("intent", body, also=also)
 
     async def results(self, results: Sequence[ToolResult], *, effect: str | None = None, milliseconds: int) -> None:
         """Save what tools returned; stands before the next model call."""
