@@ -96,6 +96,12 @@ def test_names_are_legal_in_every_store(tenant: TenantContext) -> None:
 
 
 @given(TENANTS)
+@example(TenantContext("u", "\U0001f600" * 255))
+def test_a_projects_place_in_its_users_list_is_a_legal_key(tenant: TenantContext) -> None:
+    assert len(Key.project(tenant).sort.encode()) <= 1_024
+
+
+@given(TENANTS)
 def test_no_workspace_is_inside_the_content_prefix_or_another_workspace(tenant: TenantContext) -> None:
     assert NAMES.workspace(tenant).count("/") == 1
     assert not NAMES.workspace(tenant).startswith("_")

@@ -34,6 +34,7 @@ _POINTS: Final = uuid.UUID("6f2b3c1e-6c0f-5d2c-9a55-0d8f0b7f5e11")
 _TOKEN_MAX: Final = 52
 _GENERATION_MAX: Final = 36**8 - 1
 _ID_MAX: Final = 255
+_PROJECT_BYTES: Final = 1_000
 
 
 def _check_id(kind: str, value: str) -> None:
@@ -136,7 +137,9 @@ class Key:
 
     @classmethod
     def project(cls, tenant: TenantContext) -> "Key":
-        return cls(f"PROJECT#{tenant.project_id}", "user")
+        name = tenant.project_id
+        # A sort key has at most 1,024 bytes. No project has so long an id, and it is asked for all the same.
+        return cls(f"PROJECT#{name if len(name.encode()) <= _PROJECT_BYTES else _digest(name)}", "user")
 
     @classmethod
     def projects(cls) -> "Key":
