@@ -136,7 +136,7 @@ def _words(request: str) -> tuple[list[str], list[str]]:
         kinds += [kind for pattern, kind in _KINDS if pattern.search(path)]
     words = list(dict.fromkeys(word for word in re.findall(r"[^\W\d][\w-]*", text) if tokens(word)))
     # Whoever deletes or renames a file need not know what is in it; and what is written about it is a text of its own.
-    beside_the_point = bool(words) and words[0].lower() in _PLACING or bool(_DOCUMENTS & set(tokens(" ".join(words))))
+    beside_the_point = (bool(words) and words[0].lower() in _PLACING) or bool(_DOCUMENTS & set(tokens(" ".join(words))))
     return words, [] if beside_the_point else list(dict.fromkeys(kinds))
 
 
