@@ -141,7 +141,7 @@ def _cut(value: Any) -> Any:
 
 
 def _utf8(text: str) -> str:
-    """Half a surrogate pair, which a model may write as \\ud83d, has no UTF-8."""
+    """Half a surrogate pair, a cut emoji, has no UTF-8."""
     return text.encode(errors="replace").decode()
 
 
