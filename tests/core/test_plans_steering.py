@@ -118,6 +118,29 @@ async def test_large_instructions_reach_the_orchestrator_whole(space: Planned) -
     assert [task.instructions for task in reply.plan.tasks] == [task.instructions for task in tasks]
 
 
+async def test_a_plan_begins_no_more_tasks_than_may_be_open_in_the_project() -> None:
+    space = await Planned.make(MemoryStack(settings=settings(limit_open_tasks=3)))
+    requests = space.stack.parts.services.plan_requests
+    space.model.script = [make_plan(A, B, part("c", "coder"))]
+    sent = await space.send("much")
+    await space.stack.work(TENANT)
+    task = await space.task(sent.task_id)
+    assert (task["state"], task["error"]["code"]) == ("failed", "limit_reached")
+    assert "has 1 open tasks of at most 3" in task["error"]["message"]
+    assert await space.open_tasks() == 0
+
+    space.model.script = [make_plan(A, B)]
+    reply = await ask(space, NewPlan(goal="g", session_id=space.session_id))
+    order = await requests.execute(TENANT, reply.plan_id, wait_seconds=0)
+    other = await space.send("hello", target="coder")
+    await space.stack.work(TENANT, most=1)
+    assert (await space.task(order.task.id))["error"]["code"] == "limit_reached"
+    await space.stack.parts.services.collaborators.bus.cancel_task(TENANT, other.task_id)
+    await requests.execute(TENANT, reply.plan_id, wait_seconds=0)
+    await space.stack.work(TENANT, most=2)
+    assert ((await space.plan(reply.plan_id)).state, await space.open_tasks()) == ("running", 3)
+
+
 async def test_a_large_proposal_leaves_the_message_s_item(space: Planned) -> None:
     tasks = tuple(NewPlanTask(key=f"t{n}", agent="coder", instructions=f"{n % 10}" * 8_000) for n in range(20))
     reply = await ask(space, NewPlan(goal="much", session_id=space.session_id, tasks=tasks))

@@ -178,7 +178,9 @@ class Orchestrator:
             )
         if not asked_for and (len(tasks) > self._most_tasks(home.space) or self._is_dear(tasks, home)):
             return await self._ask(work, plan, home)
-        return self._set_going(work, home, StoredPlan(plan=plan), _begun(plan, work), new=True, asked_for=asked_for)
+        return await self._set_going(
+            work, home, StoredPlan(plan=plan), _begun(plan, work), new=True, asked_for=asked_for
+        )
 
     def _most_tasks(self, space: Space) -> int:
         return self._approval_tasks if space.policy.plan_tasks is None else space.policy.plan_tasks
@@ -220,7 +222,7 @@ class Orchestrator:
             return Outcome(state=TaskState.INPUT_REQUIRED, due_at=now_ms() + self._approval_seconds * 1000)
         if decision.verdict is ApprovalState.CONFIRMED:
             home = await self._registry.home(work.tenant, fresh=True)
-            return self._set_going(work, home, stored, _begun(stored.plan, work), asked_for=True)
+            return await self._set_going(work, home, stored, _begun(stored.plan, work), asked_for=True)
         why = "nobody confirmed it in time"
         if decision.verdict is ApprovalState.REJECTED:
             why = f"it was rejected: {decision.reason}" if decision.reason else "it was rejected"
@@ -237,11 +239,11 @@ class Orchestrator:
                 changed = retry(stored.plan, order["key"], work.delivery.task, make_id=_task_id, now=now_ms())
             else:
                 changed = _begun(stored.plan, work)
-            return self._set_going(work, home, stored, changed, asked_for=True)
+            return await self._set_going(work, home, stored, changed, asked_for=True)
         except (Conflict, NotFound) as error:
             return Outcome(state=TaskState.FAILED, code="plan_conflict", content=str(error))
 
-    def _set_going(
+    async def _set_going(
         self,
         work: Work,
         home: Home,
@@ -251,8 +253,21 @@ class Orchestrator:
         new: bool = False,
         asked_for: bool = False,
     ) -> Outcome:
-        late = self._ledger.redispatch_ms
-        return set_going(work, home, stored, changed, redispatch_ms=late, new=new, asked_for=asked_for)
+        more, late = len(changed.made), self._ledger.redispatch_ms
+        if (most := self._most_open(home.space)) is not None and home.space.open_tasks + more > most:
+            # A model was asked since that was read: some may have ended. The policy stays the one that was decided by.
+            count = (await self._registry.home(work.tenant, fresh=True)).space.open_tasks
+            if count + more > most:
+                return Outcome(
+                    state=TaskState.FAILED,
+                    code="limit_reached",
+                    content=f"The plan has {more} tasks to begin, and this project has {count} open tasks of at most"
+                    f" {most}: let some end, or cancel some, and ask again.",
+                )
+        return set_going(work, home, stored, changed, redispatch_ms=late, most_open=most, new=new, asked_for=asked_for)
+
+    def _most_open(self, space: Space) -> int | None:
+        return self._allowances.of(space.limits, space.operator_limits).open_tasks
 
     def _wait(self, stored: StoredPlan) -> Outcome:
         """It was sent though tasks of its plan are open; as it is looked at again later, no end can be missed."""

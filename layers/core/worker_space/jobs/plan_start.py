@@ -16,7 +16,7 @@ from worker_space.models import Turn
 from worker_space.plan_changes import Change
 from worker_space.plan_records import PLAN, StoredPlan
 from worker_space.planning import plan_told
-from worker_space.records import All, Equals, Exists, Item, Update
+from worker_space.records import All, AtMost, Condition, Equals, Exists, Item, Update
 from worker_space.tasks import Delivery, TaskState, Ticket
 from worker_space.tenancy import Key, TenantContext
 from worker_space.usage import Spending
@@ -66,6 +66,7 @@ def set_going(
     changed: Change,
     *,
     redispatch_ms: int,
+    most_open: int | None = None,
     new: bool = False,
     asked_for: bool = False,
 ) -> Outcome:
@@ -74,6 +75,7 @@ def set_going(
     Args:
         changed: What this makes of the plan.
         redispatch_ms: After how long the sweeper sends what nobody began.
+        most_open: The project's limit of open tasks.
         new: It is not stored yet.
         asked_for: By the user, whatever the policy says of its size.
     """
@@ -91,12 +93,12 @@ def set_going(
     if new:
         labelled[PLAN] = begun.after(changed).new()
     same_epoch = All(Exists("sk"), Equals("epoch", work.delivery.epoch))
-    same_policy = All(same_epoch, at_policy(home.space.policy_version))
-    counted = Update(
-        key=Key.space(),
-        add={"open_tasks": len(changed.made)},
-        when=same_epoch if asked_for else same_policy,
-    )
+    conditions: list[Condition] = [same_epoch]
+    if not asked_for:
+        conditions.append(at_policy(home.space.policy_version))
+    if most_open is not None:
+        conditions.append(AtMost("open_tasks", most_open - len(changed.made)))
+    counted = Update(key=Key.space(), add={"open_tasks": len(changed.made)}, when=All(*conditions))
     return Outcome(
         state=TaskState.DELEGATED,
         also={**labelled, "space": counted},
