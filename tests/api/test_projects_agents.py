@@ -215,11 +215,12 @@ async def test_a_bad_agent_is_422(service: Service, project: str, wrong: dict[st
         b'{"a": "\\ud800"}',
         b'{"\\udfff": 1}',
         b'{"a": 1e300}',
+        b'{"a": [-1e-300]}',
         b'{"a": ' + b"9" * 40 + b"}",
         b'{"a": "' + b"x" * 20_000 + b'"}',
         b'{"a": ' + b"[" * 30 + b"]" * 30 + b"}",
     ],
-    ids=["nan", "infinity", "surrogate", "surrogate name", "huge float", "huge int", "large", "deep"],
+    ids=["nan", "infinity", "surrogate", "surrogate name", "huge float", "tiny float", "huge int", "large", "deep"],
 )
 async def test_metadata_that_cannot_be_stored_is_422(service: Service, project: str, metadata: bytes) -> None:
     content = b'{"name": "x", "system_prompt": "x", "metadata": ' + metadata + b"}"

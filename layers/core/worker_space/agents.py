@@ -15,8 +15,9 @@ _AN_ID: Final = re.compile(r"(?:agent|approval|erasure|plan|session|task)_[0-9a-
 
 _METADATA_BYTES: Final = 16 * 1024
 _METADATA_DEPTH: Final = 16
-# DynamoDB keeps 38 digits.
+# DynamoDB keeps 38 digits, and nothing closer to zero than 10^-130.
 _METADATA_NUMBER: Final = 10**37
+_METADATA_LEAST: Final = 1e-100
 
 
 def _name(value: str) -> str:
@@ -48,6 +49,8 @@ def _check_values(value: JsonValue, depth: int) -> None:
             _check_values(part, depth - 1)
     elif isinstance(value, (int, float)) and abs(value) > _METADATA_NUMBER:
         raise ValueError("metadata holds a number too large to be kept")
+    elif isinstance(value, float) and 0 < abs(value) < _METADATA_LEAST:
+        raise ValueError("metadata holds a number too close to zero to be kept")
 
 
 def _unique(values: tuple[str, ...]) -> tuple[str, ...]:
