@@ -207,6 +207,13 @@ async def test_a_bad_agent_is_422(service: Service, project: str, wrong: dict[st
     assert (answer.status_code, kind(answer)) == (422, "invalid-request")
 
 
+async def test_a_temperature_has_no_more_places_than_can_be_kept(service: Service, project: str) -> None:
+    for given, kept in ((1e-300, 0.0), (0.7, 0.7)):
+        body = {**AGENT, "name": f"at {kept}", "temperature": given}
+        made = await service.call("POST", f"{project}/agents/", json=body)
+        assert (made.status_code, made.json()["temperature"]) == (201, kept)
+
+
 @pytest.mark.parametrize(
     "metadata",
     [

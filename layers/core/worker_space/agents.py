@@ -80,7 +80,8 @@ Tools = Annotated[
     tuple[str, ...], Field(max_length=32, examples=[["read_file", "list_directory"]]), AfterValidator(_unique)
 ]
 Concurrency = Annotated[int, Field(ge=1, le=10, strict=True)]
-Temperature = Annotated[float, Field(ge=0.0, le=2.0)]
+# So close to zero that the table could not keep it, it is zero.
+Temperature = Annotated[float, Field(ge=0.0, le=2.0), AfterValidator(lambda value: round(value, 6))]
 MaxTokens = Annotated[int, Field(ge=1, le=200_000, strict=True)]
 Enabled = Annotated[bool, Field(strict=True)]
 Metadata = Annotated[
