@@ -11,6 +11,7 @@ from tests.memory_stack import MemoryStack, calls, says
 from worker_space.bus import Sent
 from worker_space.errors import Conflict, Unavailable
 from worker_space.events import Event, EventLog, EventType
+from worker_space.idempotency import Repeat
 from worker_space.manager import WorkerSpaceManager
 from worker_space.messages import NewSession
 from worker_space.models import ModelRequest
@@ -277,6 +278,19 @@ async def test_an_interrupting_message_cancels_what_is_open_and_is_answered_next
     assert (await stack.files.list(TENANT)).files == []
     messages, _ = await space.sessions.messages(TENANT, session, limit=10, after=None)
     assert [message.status for message in messages] == ["ok", "canceled", "ok", "canceled", "ok", "ok"]
+
+
+async def test_a_repeated_interruption_cancels_nothing_that_came_after_it(
+    stack: MemoryStack, space: UserWorkerSpace
+) -> None:
+    session = await _session(space)
+    repeat = Repeat(kind="message", key="k", fingerprint="f")
+    first = await space.send_task(session, "stop that", "coder", on_busy="interrupt", repeat=repeat)
+    await stack.work(TENANT)
+    later = await space.send_task(session, "now this", "coder")
+    again = await space.send_task(session, "stop that", "coder", on_busy="interrupt", repeat=repeat)
+    assert again.task_id == first.task_id
+    assert await _state(stack, later.task_id) == "submitted"
 
 
 async def test_a_canceled_task_that_had_stopped_halfway_says_what_it_had_done(

@@ -273,7 +273,11 @@ class AgentBus(Steering):
         session = await self._records.get(tenant, Key.session(sent.session_id)) or {}
         before = [ticket["task"] for ticket in session.get("waiting", ()) if ticket["number"] < sent.number]
         active = session.get("active", sent.task_id)
-        for task_id in [*reversed(before), *([active] if active != sent.task_id else [])]:
+        if active != sent.task_id:
+            # Where this message is answered already (its request is repeated, say), a later one may have its turn.
+            task = await self._records.get(tenant, Key.task(active))
+            before = [active, *before] if task is not None and task["number"] < sent.number else before
+        for task_id in reversed(before):
             try:
                 await self.cancel_task(tenant, task_id)
             except (Conflict, NotFound):
