@@ -293,6 +293,16 @@ async def test_a_repeated_interruption_cancels_nothing_that_came_after_it(
     assert await _state(stack, later.task_id) == "submitted"
 
 
+async def test_a_message_that_would_not_wait_finds_itself_when_it_is_repeated(
+    stack: MemoryStack, space: UserWorkerSpace
+) -> None:
+    session = await _session(space)
+    repeat = Repeat(kind="message", key="k", fingerprint="f")
+    first = await space.send_task(session, "hello", "coder", on_busy="reject", repeat=repeat)
+    again = await space.send_task(session, "hello", "coder", on_busy="reject", repeat=repeat)
+    assert again == first
+
+
 async def test_a_canceled_task_that_had_stopped_halfway_says_what_it_had_done(
     stack: MemoryStack, space: UserWorkerSpace
 ) -> None:

@@ -173,8 +173,8 @@ class AgentBus(Steering):
                 heads = await self._read_heads(tenant, session_id, target_agent, home, orchestrate=orchestrate)
             except (Conflict, LimitReached, NotFound):
                 # A request that is repeated finds what it made, whatever has become of session and agent since.
-                if repeat is not None and (known := await find_repeat(self._records, tenant, repeat)) is not None:
-                    return await self._sent_before(tenant, known)
+                if (known := await self._repeated(tenant, repeat)) is not None:
+                    return known
                 raise
             session, home = heads.session, heads.home
             events.last = max(events.last, int(session.get("last_event", 0)))
@@ -198,6 +198,11 @@ class AgentBus(Steering):
                     intake=heads.intake,
                     idempotency=None if repeat is None else remember(repeat, task_id),
                 )
+            except Conflict:
+                # The session may be busy with this very message.
+                if (known := await self._repeated(tenant, repeat)) is not None:
+                    return known
+                raise
             except Stale as stale:
                 if stale.what == "idempotency" and repeat is not None:
                     return await self._sent_before(tenant, repeat.same(stale.item))
@@ -261,6 +266,11 @@ class AgentBus(Steering):
             runtime=runtime,
             intake=admission.admit(space or {}, usage),
         )
+
+    async def _repeated(self, tenant: TenantContext, repeat: Repeat | None) -> Sent | None:
+        """What an earlier request with this key sent."""
+        task_id = None if repeat is None else await find_repeat(self._records, tenant, repeat)
+        return None if task_id is None else await self._sent_before(tenant, task_id)
 
     async def _sent_before(self, tenant: TenantContext, task_id: str) -> Sent:
         item = await self._records.get(tenant, Key.task(task_id))
