@@ -145,6 +145,22 @@ async def test_a_dead_letter_is_sent_once_more_and_then_fails_its_task(stack: Me
     assert [m.status for m in messages] == ["ok", "failed"]
 
 
+async def test_a_dead_letter_of_a_task_that_the_sweeper_sent_again_but_nobody_began_is_sent_once_more(
+    stack: MemoryStack,
+) -> None:
+    task = await _send(stack)
+    item = await stack.records.get(TENANT, Key.task(task))
+    assert item is not None
+    assert await stack.parts.services.collaborators.bus.send_again(TENANT, item)
+    states = []
+    while (message := stack.queues.receive(TENANT, 1)) is not None:
+        stack.queues.delete(message.lease)
+        await stack.parts.dead_letters.handle(Delivery.model_validate_json(message.body))
+        states.append(await _state(stack, task))
+    # The letter of the first dispatch is void; that of the second sends it once more.
+    assert states == ["submitted", "submitted", "failed"]
+
+
 async def test_a_dead_letter_of_a_task_that_is_gone_is_no_error(stack: MemoryStack) -> None:
     task = await _send(stack)
     message = stack.queues.receive(TENANT, 1)

@@ -3,6 +3,7 @@
 import logging
 
 from worker_space.bus import AgentBus
+from worker_space.clock import now_ms
 from worker_space.ending import Outcome
 from worker_space.errors import ClaimLost
 from worker_space.jobs.settling import Settling
@@ -41,8 +42,9 @@ class DeadLetters:
         elif item["state"] in {TaskState.INPUT_REQUIRED.value, TaskState.DELEGATED.value}:
             # It needs no worker now; those that its pause let in may not have been sent.
             await self._settling.send_following(tenant, item)
-        elif item["attempt"] == 0 and item["dispatch"] == 1:
-            if not await self._bus.send_again(tenant, item):
+        elif item["attempt"] == 0 and "given_up_at" not in item:
+            # Its dispatches say nothing: it may have been parked, or sent by the sweeper, without anybody beginning it.
+            if not await self._bus.send_again(tenant, item, changes={"given_up_at": now_ms()}):
                 raise ClaimLost("the task has changed since it was looked at")
         else:
             outcome = Outcome(
