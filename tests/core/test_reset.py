@@ -12,12 +12,13 @@ from tests.core.planning import Planned, make_plan, part
 from tests.core.stages import TENANT, Died, Fate, due_now, long_unused, new_project, send, space_of, state_of
 from tests.memory_stack import MemoryStack, calls, says
 from worker_space.agents import AgentConfig
+from worker_space.bus import Sent
 from worker_space.errors import ClaimLost, NotFound, Unavailable
 from worker_space.ledger import Refusal
 from worker_space.manager import WorkerSpaceManager
 from worker_space.models import ModelRequest
 from worker_space.projects import SpaceState
-from worker_space.records import Update
+from worker_space.records import Page, Update
 from worker_space.reset import ResetReport
 from worker_space.space import UserWorkerSpace
 from worker_space.tasks import Delivery
@@ -330,3 +331,28 @@ async def test_an_idle_sweep_beside_a_half_done_reset_does_not_hide_it(stack: Me
     await due_now(stack)
     await stack.parts.sweeper.sweep(seconds=5)
     await _nothing_is_open(stack)
+
+
+@pytest.mark.parametrize("kind", [Key.tasks(), Key.runtimes(), Key.sessions()], ids=lambda kind: kind.sort)
+async def test_a_reset_that_goes_on_after_another_has_ended_it_takes_nothing_from_new_messages(
+    stack: MemoryStack, kind: Key
+) -> None:
+    """The sweeper goes on with a reset after some seconds, also with one whose request is still at it."""
+    old = await send(stack, "one")
+    new: list[Sent] = []
+
+    class Overtaken:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(stack.records, name)
+
+        async def query(self, tenant: TenantContext, prefix: Key, **page: Any) -> Page:
+            if prefix == kind and not new:
+                await _space(stack).reset()
+                new.extend([await send(stack, text, session=old.session_id) for text in ("two", "three")])
+            return await stack.records.query(tenant, prefix, **page)
+
+    await _space(stack, stack.compose(records=Overtaken())).reset()
+    await stack.work(TENANT, generation=2)
+    assert [await state_of(stack, sent.task_id) for sent in new] == ["completed", "completed"]
+    assert await _statuses(stack, old.session_id) == ["canceled", "ok", "ok"]
+    assert (await space_of(stack))["open_tasks"] == 0

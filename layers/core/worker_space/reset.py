@@ -20,7 +20,7 @@ from worker_space.ledger import Ledger
 from worker_space.open_tasks import open_tasks
 from worker_space.ports import Records
 from worker_space.projects import SpaceState, no_project
-from worker_space.records import All, Equals, Exists, Item, Update
+from worker_space.records import All, Check, Condition, Equals, Exists, Item, Update
 from worker_space.steps import effects_of
 from worker_space.tasks import TaskState
 from worker_space.tenancy import Key, TenantContext
@@ -123,9 +123,10 @@ class Reset:
             async for item in open_tasks(self._records, tenant):
                 if item["epoch"] < space["epoch"] and await self._end(tenant, item):
                     ended.append(item["id"])
-            await self._empty_agents(tenant)
-            await self._empty_mailboxes(tenant)
-            await self._unmark(tenant, space)
+            still = All(Exists("resetting"), Equals("epoch", space["epoch"]))
+            await self._empty_agents(tenant, still)
+            await self._empty_mailboxes(tenant, still)
+            await self._unmark(tenant, still)
         await self._hibernation.finish(tenant)
 
     async def _end(self, tenant: TenantContext, item: Item) -> bool:
@@ -146,36 +147,38 @@ class Reset:
             item = now
         raise Unavailable("the table", "a task changed at every try")
 
-    async def _empty_agents(self, tenant: TenantContext) -> None:
+    async def _empty_agents(self, tenant: TenantContext, still: Condition) -> None:
         for item in (await self._records.query(tenant, Key.runtimes())).items:
             taken = [name for name in item if name in _PLACES or name.startswith("slot:")]
             if taken:
-                await self._take_away(tenant, Key(item["sk"]), taken)
+                await self._take_away(tenant, Key(item["sk"]), taken, still)
 
-    async def _empty_mailboxes(self, tenant: TenantContext) -> None:
+    async def _empty_mailboxes(self, tenant: TenantContext, still: Condition) -> None:
         after: str | None = None
         while True:
             page = await self._records.query(tenant, Key.sessions(), limit=_PAGE, after=after)
             for item in page.items:
                 left = [name for name in ("active", "waiting") if name in item]
                 if left:
-                    await self._take_away(tenant, Key(item["sk"]), left)
+                    await self._take_away(tenant, Key(item["sk"]), left, still)
             if page.after is None:
                 return
             after = page.after
 
-    async def _take_away(self, tenant: TenantContext, key: Key, names: list[str]) -> None:
+    async def _take_away(self, tenant: TenantContext, key: Key, names: list[str], still: Condition) -> None:
+        # Once somebody else has ended the reset, what is there belongs to messages that were accepted since.
+        emptied = Update(key=key, remove=names, when=Exists("sk"))
         try:
-            await self._records.write(tenant, Update(key=key, remove=names, when=Exists("sk")))
+            await self._records.write(tenant, emptied, Check(key=Key.space(), when=still))
         except ConditionFailed:
-            _log.info("an agent or session was deleted during a reset")
+            _log.info("an agent or session was deleted during a reset, or somebody else has ended it")
 
-    async def _unmark(self, tenant: TenantContext, space: Item) -> None:
+    async def _unmark(self, tenant: TenantContext, still: Condition) -> None:
         done = Update(
             key=Key.space(),
             set={"open_tasks": 0, "updated_at": now_ms()},
             remove=["resetting"],
-            when=All(Exists("resetting"), Equals("epoch", space["epoch"])),
+            when=still,
         )
         try:
             await self._records.write(tenant, done)
