@@ -171,6 +171,14 @@ async def test_an_imported_plan_can_be_carried_out_and_an_ended_one_cannot_be_be
         await until(service, f"{address}/{plans['proposed']}", "completed")
 
 
+async def test_the_largest_limits_that_an_owner_can_set_are_taken_along(service: Service) -> None:
+    project = await service.project()
+    limits = {"file_bytes": 10**15, "cost_per_day": 10**15}
+    assert (await service.call("PATCH", f"{project}/", json={"limits": limits})).status_code == 200
+    made = await bring(service, await export(service))
+    assert (made.status_code, made.json()["limits"]) == (201, limits)
+
+
 # -- what is open --------------------------------------------------------------------------------------------
 
 

@@ -85,6 +85,8 @@ def _limit_name(value: str) -> str:
 
 Time = Annotated[int, Field(ge=0, le=10**14, strict=True)]
 Count = Annotated[int, Field(ge=0, le=10**12, strict=True)]
+# As `allowances` takes them from a project's owner.
+Limit = Annotated[int, Field(ge=0, le=10**15, strict=True)]
 Version = Annotated[int, Field(ge=1, le=99_999_999, strict=True)]
 Number = Annotated[int, Field(ge=0, le=10**11, strict=True)]
 Text = Annotated[str, Field(max_length=_TEXT_BYTES)]
@@ -124,7 +126,7 @@ class ProjectFacts(Line):
 
     name: ProjectName
     policy: ToolPolicy
-    limits: Mapping[LimitName, Count]
+    limits: Mapping[LimitName, Limit]
     created_at: Time
 
 
