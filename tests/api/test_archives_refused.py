@@ -12,7 +12,7 @@ import pytest
 
 from tests.api.archive_world import Lines, bring, export, full, opened, packed, say
 from tests.api.service import Service, kind
-from tests.memory_stack import NAMES, MemoryStack, settings
+from tests.memory_stack import NAMES, MemoryStack, calls, says, settings
 from worker_space.adapters.memory_context import MemoryContext
 from worker_space.adapters.memory_files import MemoryContent
 from worker_space.errors import Unavailable
@@ -197,6 +197,17 @@ async def test_a_project_too_large_for_one_answer_is_413_that_says_what_to_do(se
     answer = await service.call("GET", f"{project}/export")
     assert (answer.status_code, kind(answer)) == (413, "too-large")
     assert "delete sessions" in answer.json()["detail"]
+
+
+async def test_a_project_with_a_text_too_long_for_an_archive_is_413_that_says_what_to_do(service: Service) -> None:
+    await service.project()
+    # Escaped, as a step is kept, each of these takes six characters.
+    service.stack.model.script = [calls(("write_file", {"path": "a.txt", "content": "\x01" * 1_500_000})), says("no")]
+    async with service.worker():
+        assert (await say(service, "/my/projects/shop/chat/", "write")).status_code == 200
+    answer = await service.call("GET", "/my/projects/shop/export")
+    assert (answer.status_code, kind(answer)) == (413, "too-large")
+    assert "delete the session" in answer.json()["detail"]
 
 
 # -- failures on the way -------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ __all__ = [
     "MANIFEST",
     "MAX_ARCHIVE_BYTES",
     "MAX_LINES",
+    "MAX_ONE_TEXT",
     "MAX_TEXT_BYTES",
     "PROJECT",
     "AgentLine",
@@ -58,8 +59,8 @@ MAX_LINES: Final = 20_000
 MAX_TEXT_BYTES: Final = 64 * 1024 * 1024
 """Unpacked, all kinds together."""
 
-# Attributes that JSON text is kept in: such text may hold what UTF-8 cannot (half a surrogate pair), escaped.
-_TEXT_BYTES: Final = 8 * 1024 * 1024
+MAX_ONE_TEXT: Final = 8 * 1024 * 1024
+"""Characters of one text. JSON that is kept as text may hold what UTF-8 cannot (half a surrogate pair), escaped."""
 
 
 class Line(BaseModel):
@@ -89,7 +90,7 @@ Count = Annotated[int, Field(ge=0, le=10**12, strict=True)]
 Limit = Annotated[int, Field(ge=0, le=10**15, strict=True)]
 Version = Annotated[int, Field(ge=1, le=99_999_999, strict=True)]
 Number = Annotated[int, Field(ge=0, le=10**11, strict=True)]
-Text = Annotated[str, Field(max_length=_TEXT_BYTES)]
+Text = Annotated[str, Field(max_length=MAX_ONE_TEXT)]
 Word = Annotated[str, Field(min_length=1, max_length=256)]
 CounterName = Annotated[
     str,

@@ -19,6 +19,7 @@ from worker_space.archive_lines import (
     MANIFEST,
     MAX_ARCHIVE_BYTES,
     MAX_LINES,
+    MAX_ONE_TEXT,
     MAX_TEXT_BYTES,
     PROJECT,
     Line,
@@ -68,7 +69,8 @@ class Exporter:
 
         Raises:
             NotFound: The user has no such project.
-            TooLarge: The archive is over 4.5 MB, has over 20,000 lines or unpacks to more than 64 MiB.
+            TooLarge: The archive is over 4.5 MB, has over 20,000 lines, unpacks to more than 64 MiB, or one text has
+                over 8 Mi characters.
             Unavailable: The table, the content store, the memory or the file store does not answer.
         """
         home = (await self._records.query(tenant, Key.home())).items
@@ -138,14 +140,14 @@ class Exporter:
                     seen.open_tasks.add(item["id"])
                 more: dict[str, Any] = {}
                 if "content" in item or "content_key" in item:
-                    more["output"] = await self._texts.read(tenant, item)
+                    more["output"] = await self._text(tenant, item)
                 yield line_of(KINDS["tasks.jsonl"], {**item, **more})
 
     async def _steps(self, tenant: TenantContext, seen: _Seen) -> AsyncIterator[Line]:
         async for item in self._items(tenant, Key.all_steps()):
             task_id = Key(item["sk"]).owner
             if task_id in seen.tasks:
-                body = _without_provider(await self._texts.read(tenant, item))
+                body = _without_provider(await self._text(tenant, item))
                 yield line_of(KINDS["steps.jsonl"], {**item, "task_id": task_id, "body": body})
 
     async def _messages(self, tenant: TenantContext, seen: _Seen) -> AsyncIterator[Line]:
@@ -154,7 +156,7 @@ class Exporter:
             came_later = item["number"] >= seen.sessions.get(session_id, 0)
             answer_to_open = item["role"] == "assistant" and item["task_id"] in seen.open_tasks
             if not came_later and not answer_to_open:
-                content = await self._texts.read(tenant, item)
+                content = await self._text(tenant, item)
                 yield line_of(KINDS["messages.jsonl"], {**item, "session_id": session_id, "content": content})
 
     async def _plans(self, tenant: TenantContext, seen: _Seen) -> AsyncIterator[Line]:
@@ -166,9 +168,9 @@ class Exporter:
     async def _approvals(self, tenant: TenantContext, seen: _Seen) -> AsyncIterator[Line]:
         async for item in self._items(tenant, Key.approvals()):
             if item["task_id"] in seen.tasks:
-                texts = {"arguments": await self._texts.read(tenant, item)}
+                texts = {"arguments": await self._text(tenant, item)}
                 if "edited" in item:
-                    texts["edited"] = await self._texts.read(tenant, item["edited"])
+                    texts["edited"] = await self._text(tenant, item["edited"])
                 yield line_of(KINDS["approvals.jsonl"], {**item, **texts})
 
     async def _events(self, tenant: TenantContext, seen: _Seen) -> AsyncIterator[Line]:
@@ -212,6 +214,12 @@ class Exporter:
             after = page.after
             if after is None:
                 return
+
+    async def _text(self, tenant: TenantContext, item: Item) -> str:
+        text = await self._texts.read(tenant, item)
+        if len(text) > MAX_ONE_TEXT:
+            raise TooLarge(f"a text of the project has over {MAX_ONE_TEXT} characters: delete the session it is in")
+        return text
 
     async def _items(self, tenant: TenantContext, prefix: Key) -> AsyncIterator[Item]:
         after: str | None = None
