@@ -23,9 +23,9 @@ __all__ = [
 ]
 
 _SHOWN: Final = 200
-_MAX_DEPTH: Final = 8
+_DEPTH: Final = 8
 # DynamoDB keeps 38 digits.
-_MAX_NUMBER: Final = 10**37
+_LEAST, _MOST = 1e-100, 10**37
 
 
 class ToolCallSummary(BaseModel):
@@ -127,29 +127,34 @@ def result_path(content: str) -> str | None:
 
 
 def short_arguments(arguments: Mapping[str, Any] | str) -> Mapping[str, Any] | str:
-    """A call's arguments with long values cut: who follows a run sees what is done to which path."""
+    """A call's arguments with long values cut: who follows a run sees what is done to which path.
+
+    They are a model's, so they may hold anything that JSON can say; what the table cannot keep is shown as text.
+    """
     if isinstance(arguments, str):
-        return arguments[:_SHOWN]
-    return {_utf8(name[:_SHOWN]): _cut(value) for name, value in list(arguments.items())[:32]}
+        return _text(arguments)
+    return {_text(name) or "(no name)": _cut(value) for name, value in list(arguments.items())[:32]}
 
 
 def _cut(value: Any) -> Any:
     if isinstance(value, str):
-        return _utf8(value[:_SHOWN])
+        return _text(value)
     text = json.dumps(value, ensure_ascii=False)
-    return value if len(text) <= _SHOWN and _is_kept(value, _MAX_DEPTH) else _utf8(text[:_SHOWN])
+    return value if len(text) <= _SHOWN and _can_be_kept(value, _DEPTH) else _text(text)
 
 
-def _utf8(text: str) -> str:
-    """Half a surrogate pair, a cut emoji, has no UTF-8."""
-    return text.encode(errors="replace").decode()
+def _text(value: str) -> str:
+    # Half a surrogate pair has no UTF-8.
+    return value[:_SHOWN].encode(errors="replace").decode()
 
 
-def _is_kept(value: Any, depth: int) -> bool:
-    """Whether the table holds a value as it is: a model may write any number, and nest as deep as it likes."""
+def _can_be_kept(value: Any, depth: int) -> bool:
     if isinstance(value, (list, dict)):
         parts = [*value, *value.values()] if isinstance(value, dict) else value
-        return depth > 0 and all(_is_kept(part, depth - 1) for part in parts)
+        # An attribute has a name.
+        named = not isinstance(value, dict) or "" not in value
+        return depth > 0 and named and all(_can_be_kept(part, depth - 1) for part in parts)
     if isinstance(value, str):
-        return value == _utf8(value)
-    return value is None or abs(value) <= _MAX_NUMBER
+        return value == value.encode(errors="replace").decode()
+    # The table keeps 38 digits, and no number beyond 10^±125; "not a number" is no number between these either.
+    return not isinstance(value, (int, float)) or value == 0 or _LEAST <= abs(value) <= _MOST
