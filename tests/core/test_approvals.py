@@ -25,6 +25,7 @@ from worker_space.agents import AgentChanges
 from worker_space.consent import ApprovalState
 from worker_space.errors import Conflict, NotFound, ToolError
 from worker_space.events import EventType
+from worker_space.manager import WorkerSpaceManager
 from worker_space.models import ModelRequest
 from worker_space.projects import ProjectChanges
 from worker_space.records import Update
@@ -486,3 +487,18 @@ async def test_a_word_given_holds_though_the_policy_is_tightened_after_it(stack:
     assert await pending(stack) == []
     assert await answer(stack, sent) == "done"
     assert "a.txt" not in await paths(stack)
+
+
+async def test_what_a_deleted_agent_asked_for_cannot_be_confirmed_any_more(stack: MemoryStack) -> None:
+    stack.model.script = [calls(("delete_file", {"path": "a.txt"}))]
+    sent = await send(stack)
+    await stack.work(TENANT)
+    (question,) = await pending(stack)
+    space = WorkerSpaceManager(stack.parts.services.collaborators).get_or_create("alice", "shop")
+    await space.delete_agent("coder")
+    ended = await task(stack, sent)
+    assert (ended["state"], ended["error"]["code"]) == ("failed", "agent_deleted")
+    with pytest.raises(Conflict):
+        await approvals(stack).confirm(TENANT, question.id)
+    await stack.work(TENANT)
+    assert "a.txt" in await paths(stack)

@@ -15,6 +15,7 @@ If `end(m1)` comes first, the accept's condition on `active` fails and the accep
 dispatches m2.
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
@@ -28,16 +29,25 @@ from worker_space.places import group_of, leave_agent, leave_session
 from worker_space.ports import Records
 from worker_space.records import All, Condition, Equals, Exists, Item, Put, Update, Write
 from worker_space.tasks import Delivery, TaskState, Ticket, due_shard
+from worker_space.telemetry import Measure, count
 from worker_space.tenancy import Key, TenantContext
 
 __all__ = ["Ending", "Followed", "Following", "Outcome", "Successor", "canceled", "end_task"]
 
+_log = logging.getLogger(__name__)
 _TRIES: Final = 30
 _EFFECTS_SHOWN: Final = 20
 _TOLD: Final = {
     TaskState.COMPLETED: EventType.TASK_COMPLETED,
     TaskState.FAILED: EventType.TASK_FAILED,
     TaskState.CANCELED: EventType.TASK_CANCELED,
+}
+
+_MEASURES: Final = {
+    TaskState.COMPLETED: Measure.COMPLETED,
+    TaskState.FAILED: Measure.FAILED,
+    TaskState.CANCELED: Measure.CANCELED,
+    TaskState.INPUT_REQUIRED: Measure.APPROVALS_ASKED,
 }
 
 
@@ -175,11 +185,21 @@ async def end_task(records: Records, tenant: TenantContext, ending: Ending, outc
         try:
             await records.write(tenant, *labelled.values())
             ending.events.written(told)
+            _note(ending.ticket, outcome)
             return deliveries
         except ConditionFailed as error:
             found = {what: item for what, item in zip(labelled, error.items, strict=True) if item is not None}
         await end.learn(records, found)
     raise Unavailable("the table", "the session's mailbox changed at every try")
+
+
+def _note(ticket: Ticket, outcome: Outcome) -> None:
+    """Tell whoever operates it how a claim ended, without a word of what was said."""
+    _log.info("task %s is %s%s", ticket.task, outcome.state, f" ({outcome.code})" if outcome.code else "")
+    if outcome.state in _MEASURES:
+        count(_MEASURES[outcome.state])
+    if outcome.state.ended and ticket.at:
+        count(Measure.DURATION_MS, max(0, now_ms() - ticket.at), outcome=outcome.state.value)
 
 
 class _End:
@@ -228,7 +248,7 @@ class _End:
         runtime_write, parked = leave_agent(ticket, self._runtime)
         followed = Followed()
         successors = [Successor(ticket=each) for each in (parked, successor) if each is not None]
-        told = [*outcome.events, *self._told(answered=session_write is not None)]
+        told = [*ending.events.owed, *outcome.events, *self._told(answered=session_write is not None)]
         if ending.following is not None and outcome.state.ended:
             followed = ending.following.writes(outcome)
             successors.extend(followed.successors)

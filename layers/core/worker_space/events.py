@@ -91,11 +91,15 @@ class EventCursor:
 
     Args:
         last: The newest event's number as far as known; never beyond the truth.
+
+    Attributes:
+        owed: Events that come before the next ones of this writer, in their transaction.
     """
 
     def __init__(self, session_id: str, last: int = 0) -> None:
         self.session_id = session_id
         self.last = last
+        self.owed: list[NewEvent] = []
 
     def writes(self, events: Sequence[NewEvent]) -> dict[str, Put]:
         """The writes that append `events`, by a label each; all of them belong into one transaction."""
@@ -108,8 +112,9 @@ class EventCursor:
         }
 
     def written(self, events: Sequence[NewEvent]) -> None:
-        """They are stored: the next ones follow them."""
+        """They are stored, with what was owed among them: the next ones follow."""
         self.last += len(events)
+        self.owed.clear()
 
     @staticmethod
     def collided(failed: Mapping[str, Item | None]) -> bool:

@@ -309,7 +309,7 @@ class Ledger:
             raise lost_or_canceled(claim, task)
 
     async def _write(self, claim: Claim, labelled: Mapping[str, Write], events: Sequence[NewEvent]) -> None:
-        tenant = claim.delivery.tenant
+        tenant, events = claim.delivery.tenant, [*claim.events.owed, *events]
         for _ in range(_TRIES):
             everything = {**labelled, **claim.events.writes(events)}
             try:

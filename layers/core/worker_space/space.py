@@ -146,6 +146,7 @@ class UserWorkerSpace:
         """Take an agent and its memory away; its waiting tasks fail and say so."""
         agent = await self._registry.delete(self.tenant, target)
         await self._bus.release_parked(self.tenant, agent.id)
+        await self._bus.fail_waiting(self.tenant, agent.id)
         try:
             await self._context.drop_context(self.tenant, agent.id)
         except Unavailable:

@@ -261,6 +261,20 @@ class Steering:
             return True
         raise Unavailable("the table", "too many events of this session are written at once")
 
+    async def fail_waiting(self, tenant: TenantContext, agent_id: str) -> None:
+        """End the tasks of a deleted agent that wait for the user's word: what it asked for is not done any more."""
+        runtime = await self._records.get(tenant, Key.runtime(agent_id)) or {}
+        for task_id in runtime.get("waiting", ()):
+            task = await self._records.get(tenant, Key.task(task_id))
+            if task is not None and task["state"] == TaskState.INPUT_REQUIRED.value:
+                done = await effects_of(self._ledger, self._texts, tenant, task_id)
+                said = f" Done before that: {'; '.join(done)}." if done else ""
+                gone = f"The agent was deleted while it waited for your word.{said}"
+                # Whoever is first, the answer or this end, decides.
+                await self.end_waiting(
+                    tenant, task, Outcome(state=TaskState.FAILED, code="agent_deleted", content=gone)
+                )
+
     async def release_parked(self, tenant: TenantContext, agent_id: str) -> None:
         """Dispatch an agent's parked tasks: its limit was raised, or it is gone and they must say so."""
         runtime = await self._records.get(tenant, Key.runtime(agent_id)) or {}

@@ -1,7 +1,8 @@
 """A model's text on its way to those who follow the session: collected, and told a few times a second.
 
 A piece of text is a preview. What counts is the step or the answer that comes after it, so nothing is told of an answer
-that is there before the first quarter of a second is over, and what is left when it comes is dropped.
+that is there before the first quarter of a second is over; what is left of a text that has begun to be told comes with
+it.
 """
 
 import asyncio
@@ -10,7 +11,7 @@ from collections.abc import Coroutine
 from typing import Any, Final, TypeVar
 
 from worker_space.errors import Unavailable
-from worker_space.events import EventType, NewEvent, shown
+from worker_space.events import EventType, NewEvent
 from worker_space.ledger import Claim, Ledger
 
 __all__ = ["Deltas"]
@@ -18,6 +19,9 @@ __all__ = ["Deltas"]
 T = TypeVar("T")
 _EVERY_SECONDS: Final = 0.25
 _SILENT_TURNS: Final = 8
+_PIECE_CHARACTERS: Final = 4_000
+# Within the 100 actions of the transaction that tells them, beside its others.
+_MOST_CHARACTERS: Final = 20 * _PIECE_CHARACTERS
 _log = logging.getLogger(__name__)
 
 
@@ -53,7 +57,7 @@ class Deltas:
             if telling.done():
                 # It never returns: what it raises says why the call is not wanted any more.
                 telling.result()
-            return await calling
+            reply = await calling
         finally:
             calling.cancel()
             telling.cancel()
@@ -61,6 +65,25 @@ class Deltas:
             # that is cut off in its middle has an unknown outcome.
             unfinished = [calling, telling] if self._writing is None else [calling, telling, self._writing]
             await asyncio.gather(*unfinished, return_exceptions=True)
+        if self._writing is not None:
+            # Who has seen the beginning sees the end, too, in the transaction of the step or answer that it belongs to.
+            self._claim.events.owed.extend(self._take())
+        return reply
+
+    def _take(self) -> list[NewEvent]:
+        """What has come and is not told yet, in events of a size that tells all of it; the rest of much comes later."""
+        text = "".join(self._pieces).encode(errors="replace").decode()
+        text, rest = text[:_MOST_CHARACTERS], text[_MOST_CHARACTERS:]
+        self._pieces = [rest] if rest else []
+        ids = {"task_id": self._claim.delivery.task, "agent_id": self._claim.delivery.agent}
+        return [
+            NewEvent(
+                type=EventType.STEP,
+                data={"kind": "text", "text": text[at : at + _PIECE_CHARACTERS], "attempt": self._claim.attempt},
+                **ids,
+            )
+            for at in range(0, len(text), _PIECE_CHARACTERS)
+        ]
 
     async def _tell(self) -> None:
         silent = 0
@@ -72,13 +95,8 @@ class Deltas:
                     await self._look()
                 continue
             silent = 0
-            text, self._pieces = "".join(self._pieces), []
-            ids = {"task_id": self._claim.delivery.task, "agent_id": self._claim.delivery.agent}
-            told = shown(text)
-            data = {"kind": "text", "text": told["content"], "attempt": self._claim.attempt}
             try:
-                written = self._ledger.tell(self._claim, [NewEvent(type=EventType.STEP, data=data, **ids)])
-                self._writing = asyncio.ensure_future(written)
+                self._writing = asyncio.ensure_future(self._ledger.tell(self._claim, self._take()))
                 await asyncio.shield(self._writing)
             except Unavailable as error:
                 _log.info("a piece of text is not told: %s", error)

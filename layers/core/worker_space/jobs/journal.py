@@ -84,7 +84,9 @@ class Journal:
     async def model(self, reply: ModelReply, *, milliseconds: int) -> None:
         """Save a model's answer; stands before the tools it asks for."""
         calls = [{"name": call.name, "arguments": short_arguments(call.arguments)} for call in reply.tool_calls]
-        told = {"kind": "model", "tool_calls": calls, **({"text": shown(reply.content)} if reply.content else {})}
+        told = {"kind": "model", "tool_calls": calls}
+        if reply.content:
+            told["text"] = shown(reply.content)["content"]
         await self._save("model", {"reply": reply.model_dump(mode="json"), "ms": milliseconds}, told=told)
 
     async def intent(
