@@ -38,11 +38,17 @@ class Watched:
 
 @dataclass
 class World:
-    """What alice has, and a service that bob may try to reach it through."""
+    """What alice has, and a service that bob may try to reach it through.
+
+    Attributes:
+        ids: Of her things in the project `shop`.
+        ids_of: Of those in each of her projects.
+    """
 
     service: Service
     owners: set[str]
     ids: dict[str, str] = field(default_factory=dict)
+    ids_of: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def stored(self, user: str) -> str:
         """Everything the stores hold of a user, as text."""
@@ -69,14 +75,19 @@ async def make_world() -> World:
     for name in ("cache", "memory", "files", "content", "queues"):
         setattr(stack, name, Watched(getattr(stack, name), owners))
     stack.parts = stack.compose(records=Watched(stack.records, owners))
-    service = Service(stack)
-    world = World(service=service, owners=owners)
-    for user, project in (("alice", "private"), ("alice", "shop"), ("alice", "empty"), ("bob", "shop")):
-        await service.project(project, user=user)
-    for project in ("private", "shop"):
-        await _fill(world, f"/my/projects/{project}", project)
+    world = World(service=Service(stack), owners=owners)
+    await fill_world(world)
     owners.clear()
     return world
+
+
+async def fill_world(world: World) -> None:
+    """Make what alice and bob have."""
+    for user, project in (("alice", "private"), ("alice", "shop"), ("alice", "empty"), ("bob", "shop")):
+        await world.service.project(project, user=user)
+    for project in ("private", "shop"):
+        await _fill(world, f"/my/projects/{project}", project)
+        world.ids_of[project] = dict(world.ids)
 
 
 async def _fill(world: World, address: str, project: str) -> None:

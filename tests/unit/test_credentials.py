@@ -3,21 +3,34 @@
 import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
 from worker_space.adapters.credentials import CREDENTIAL_SECONDS, TenantClients, the_same
-from worker_space.tenancy import TenantContext, UserContext
+from worker_space.errors import Unavailable
+from worker_space.serving import serving, serving_project
+from worker_space.tenancy import QueueOwner, TenantContext, UserContext
 
 ANN, BOB = TenantContext("ann", "shop"), TenantContext("bob", "shop")
+ROLE = "arn:aws:iam::123456789012:role/data"
+
+
+class Clock:
+    now = 1_700_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 class Sts:
     """Hands out credentials that say whose they are."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
         self.asked: list[Mapping[str, Any]] = []
+        self.clock = clock
         self.wait = threading.Event()
         self.wait.set()
 
@@ -26,103 +39,144 @@ class Sts:
         self.asked.append(request)
         tags = {tag["Key"]: tag["Value"] for tag in request["Tags"]}
         key = f"{tags['tenant']}|{tags['user']}|{len(self.asked)}"
-        return {"Credentials": {"AccessKeyId": key, "SecretAccessKey": "s", "SessionToken": "t"}}
+        until = datetime.fromtimestamp(self.clock.now + request["DurationSeconds"], UTC)
+        return {"Credentials": {"AccessKeyId": key, "SecretAccessKey": "s", "SessionToken": "t", "Expiration": until}}
 
 
 class Client:
     """Answers with the credentials it was made with."""
 
-    def __init__(self, service: str, credentials: Mapping[str, str]) -> None:
-        self.service, self.key = service, credentials["aws_access_key_id"]
+    def __init__(self, keys: Mapping[str, str]) -> None:
+        self.key = keys["aws_access_key_id"]
 
     def whose(self) -> str:
-        return f"{self.service}:{self.key}"
+        return self.key
 
 
-class Clock:
-    now = 0.0
+class World:
+    """Clients of two services over one STS."""
 
-    def __call__(self) -> float:
-        return self.now
-
-
-def _clients(sts: Sts, clock: Clock) -> TenantClients:
-    return TenantClients(sts=sts, role_arn="arn:aws:iam::1:role/data", make=Client, clock=clock)
+    def __init__(self, sts: type[Sts] = Sts) -> None:
+        self.clock = Clock()
+        self.sts = sts(self.clock)
+        self.clients = TenantClients(sts=self.sts, role_arn=ROLE, clock=self.clock)
+        self.s3 = self.clients.made_by(Client)
+        self.table = self.clients.made_by(Client)
 
 
 def test_one_tenant_is_asked_for_once_whatever_the_service() -> None:
-    sts = Sts()
-    clients = _clients(sts, Clock())
-    for service in ("s3", "dynamodb", "s3"):
-        assert clients.service(service)(ANN).whose() == f"{service}:{ANN.token}|userann|1"
-    assert len(sts.asked) == 1
-    assert sts.asked[0]["DurationSeconds"] == CREDENTIAL_SECONDS
-    assert sts.asked[0]["RoleSessionName"] == ANN.token
+    world = World()
+    for service in (world.s3, world.table, world.s3):
+        assert service(ANN).whose() == f"{ANN.token}|userann|1"
+    assert len(world.sts.asked) == 1
+    assert world.sts.asked[0]["RoleArn"] == ROLE
+    assert world.sts.asked[0]["DurationSeconds"] == CREDENTIAL_SECONDS
+    assert world.sts.asked[0]["RoleSessionName"] == ANN.token
 
 
 def test_each_tenant_has_its_own_also_in_turns() -> None:
-    sts = Sts()
-    s3 = _clients(sts, Clock()).service("s3")
-    found = [s3(tenant).whose() for tenant in (ANN, BOB, ANN, BOB)]
-    assert found == [f"s3:{ANN.token}|userann|1", f"s3:{BOB.token}|userbob|2"] * 2
+    world = World()
+    found = [world.s3(tenant).whose() for tenant in (ANN, BOB, ANN, BOB)]
+    assert found == [f"{ANN.token}|userann|1", f"{BOB.token}|userbob|2"] * 2
+
+
+def test_who_is_known_in_part_gets_credentials_for_that_part() -> None:
+    world = World()
+    assert world.table(UserContext("ann")).whose() == "none|userann|1"
+    assert world.table(QueueOwner(ANN.token, 3)).whose() == f"{ANN.token}|none|2"
 
 
 def test_they_are_renewed_before_they_end() -> None:
-    sts, clock = Sts(), Clock()
-    s3 = _clients(sts, clock).service("s3")
-    client = s3(ANN)
-    client.whose()
-    clock.now = CREDENTIAL_SECONDS - 121
-    client.whose()
-    assert len(sts.asked) == 1
-    clock.now = CREDENTIAL_SECONDS - 119
-    assert client.whose().endswith("|2")
+    world = World()
+    world.s3(ANN).whose()
+    began = world.clock.now
+    world.clock.now = began + CREDENTIAL_SECONDS - 121
+    world.s3(ANN).whose()
+    assert len(world.sts.asked) == 1
+    world.clock.now = began + CREDENTIAL_SECONDS - 119
+    assert world.s3(ANN).whose().endswith("|2")
+    assert world.table(ANN).whose().endswith("|2")
+
+
+def test_what_is_signed_for_ten_minutes_is_signed_with_credentials_that_last_so_long() -> None:
+    world = World()
+    world.s3(ANN).whose()
+    world.clock.now += CREDENTIAL_SECONDS - 610
+    assert world.s3(ANN, lasting=600).whose().endswith("|1")
+    world.clock.now += 10
+    assert world.s3(ANN).whose().endswith("|1")
+    assert world.s3(ANN, lasting=600).whose().endswith("|2")
 
 
 def test_many_threads_at_once_ask_once_and_get_their_own() -> None:
-    sts = Sts()
-    sts.wait.clear()
-    s3 = _clients(sts, Clock()).service("s3")
+    world = World()
+    world.sts.wait.clear()
     with ThreadPoolExecutor(16) as pool:
-        asking = {pool.submit(s3(tenant).whose): tenant for tenant in (ANN, BOB) * 8}
-        sts.wait.set()
+        asking = {pool.submit(world.s3(tenant).whose): tenant for tenant in (ANN, BOB) * 8}
+        world.sts.wait.set()
         for each, tenant in asking.items():
-            assert each.result().startswith(f"s3:{tenant.token}|")
-    assert len(sts.asked) == 2
+            assert each.result().startswith(f"{tenant.token}|")
+    assert len(world.sts.asked) == 2
 
 
 def test_only_so_many_tenants_are_kept_and_the_latest_stay() -> None:
-    sts = Sts()
-    clients = _clients(sts, Clock())
-    s3 = clients.service("s3")
+    world = World()
     for number in range(40):
-        s3(TenantContext("ann", f"p{number}")).whose()
-        s3(ANN).whose()
-    assert len(sts.asked) == 41
-    s3(TenantContext("ann", "p0")).whose()
-    assert len(sts.asked) == 42
-    assert "32 tenants" in repr(clients)
+        world.s3(TenantContext("ann", f"p{number}")).whose()
+        world.s3(ANN).whose()
+    assert len(world.sts.asked) == 41
+    world.s3(TenantContext("ann", "p0")).whose()
+    assert len(world.sts.asked) == 42
+    assert "32 owners" in repr(world.clients)
 
 
-def test_a_refusal_of_sts_is_not_kept() -> None:
+@pytest.mark.parametrize(
+    ("code", "raised"), [("AccessDenied", Unavailable), ("Throttling", ClientError), ("ValidationError", Unavailable)]
+)
+def test_a_refusal_of_sts_is_told_and_not_kept(code: str, raised: type[Exception]) -> None:
     class Refuses(Sts):
         def assume_role(self, **request: Any) -> Mapping[str, Any]:
             if not self.asked:
                 self.asked.append(request)
-                raise RuntimeError("AccessDenied")
+                raise ClientError({"Error": {"Code": code}}, "AssumeRole")
             return super().assume_role(**request)
 
-    s3 = _clients(Refuses(), Clock()).service("s3")
-    with pytest.raises(RuntimeError):
-        s3(ANN).whose()
-    assert s3(ANN).whose().startswith(f"s3:{ANN.token}")
-
-
-def test_a_user_alone_is_no_tenant() -> None:
-    with pytest.raises(TypeError, match="user alone"):
-        _clients(Sts(), Clock()).service("dynamodb")(UserContext("ann"))
+    world = World(Refuses)
+    with pytest.raises(raised, match=code):
+        world.s3(ANN).whose()
+    assert world.s3(ANN).whose().startswith(ANN.token)
 
 
 def test_without_a_role_everybody_is_served_by_one_client() -> None:
     client = object()
-    assert the_same(client)(ANN) is client is the_same(client)(UserContext("bob"))
+    assert the_same(client)(ANN) is client is the_same(client)(UserContext("bob"), lasting=60)
+
+
+# -- for whom they are taken
+
+
+def test_a_call_for_somebody_else_is_made_with_the_rights_of_whom_is_served() -> None:
+    world = World()
+    with serving(ANN):
+        assert world.s3(BOB).whose().startswith(f"{ANN.token}|userann")
+        assert world.table(UserContext("bob")).whose().startswith(f"{ANN.token}|userann")
+    assert world.s3(BOB).whose().startswith(f"{BOB.token}|userbob")
+
+
+def test_the_user_of_a_request_is_certain_before_its_project_is() -> None:
+    world = World()
+    with serving(UserContext("ann")):
+        assert world.table(TenantContext("bob", "new")).whose().startswith("userann_projectnew|userann")
+        assert world.table(UserContext("bob")).whose().startswith("none|userann")
+        serving_project("shop")
+        assert world.table(TenantContext("bob", "new")).whose().startswith(f"{ANN.token}|userann")
+    assert world.table(BOB).whose().startswith(BOB.token)
+
+
+def test_a_project_is_served_only_for_a_user() -> None:
+    world = World()
+    serving_project("shop")
+    assert world.table(BOB).whose().startswith(BOB.token)
+    with serving(ANN):
+        serving_project("other")
+        assert world.table(BOB).whose().startswith(ANN.token)

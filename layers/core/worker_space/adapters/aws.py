@@ -7,7 +7,8 @@ What may safely happen twice is repeated here, a bounded number of times.
 
 import asyncio
 import random
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -18,7 +19,10 @@ from botocore.exceptions import BotoCoreError, ClientError, ConnectionClosedErro
 
 from worker_space.errors import Unavailable
 
-__all__ = ["AwsCalls", "error_code", "make_client", "make_signer"]
+__all__ = ["AwsCalls", "error_code", "is_passing", "make_client", "make_signer"]
+
+# boto3 makes clients in one thread at a time; using them is safe in all.
+_MAKING: Final = threading.Lock()
 
 _TRANSIENT: Final = frozenset(
     {
@@ -40,44 +44,62 @@ _TRANSIENT: Final = frozenset(
 )
 
 
-def make_client(service: str, *, region: str, timeout_seconds: float = 1.8, connections: int = 32) -> Any:
-    """A boto3 client with deadlines and without retries; endpoint and credentials as botocore finds them."""
-    return boto3.client(  # type: ignore[call-overload]
-        service,
-        region_name=region,
-        config=Config(
-            connect_timeout=min(1.0, timeout_seconds),
-            read_timeout=timeout_seconds,
-            max_pool_connections=connections,
-            retries={"total_max_attempts": 1, "mode": "standard"},
-            s3={"addressing_style": "path"},
-            parameter_validation=False,
-        ),
+def make_client(
+    service: str,
+    *,
+    region: str,
+    timeout_seconds: float = 1.8,
+    connections: int = 32,
+    keys: Mapping[str, str] | None = None,
+) -> Any:
+    """A boto3 client with deadlines and without retries; endpoint and credentials as botocore finds them.
+
+    Args:
+        keys: Other credentials, as `boto3.client` takes them.
+    """
+    config = Config(
+        connect_timeout=min(1.0, timeout_seconds),
+        read_timeout=timeout_seconds,
+        max_pool_connections=connections,
+        retries={"total_max_attempts": 1, "mode": "standard"},
+        s3={"addressing_style": "path"},
+        parameter_validation=False,
     )
+    with _MAKING:
+        return boto3.client(service, region_name=region, config=config, **(keys or {}))  # type: ignore[call-overload]
 
 
-def make_signer(client: Any) -> Any:
+def make_signer(client: Any, keys: Mapping[str, str] | None = None) -> Any:
     """An S3 client that only signs addresses: at the bucket's own host in its region, or by path at another endpoint.
 
     Signature Version 4 is asked for, because botocore signs addresses of the oldest regions with the one before.
+
+    Args:
+        client: Says where the bucket is.
+        keys: Other credentials than the function's own.
     """
     host = urlsplit(client.meta.endpoint_url).hostname or ""
     own = host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
-    return boto3.client(
-        "s3",
-        region_name=client.meta.region_name,
-        endpoint_url=None if own else client.meta.endpoint_url,
-        config=Config(
-            signature_version="s3v4",
-            s3={"addressing_style": "virtual" if own else "path", "us_east_1_regional_endpoint": "regional"},
-            parameter_validation=False,
-        ),
+    config = Config(
+        signature_version="s3v4",
+        s3={"addressing_style": "virtual" if own else "path", "us_east_1_regional_endpoint": "regional"},
+        parameter_validation=False,
     )
+    endpoint = None if own else client.meta.endpoint_url
+    with _MAKING:
+        return boto3.client(  # type: ignore[call-overload]
+            "s3", region_name=client.meta.region_name, endpoint_url=endpoint, config=config, **(keys or {})
+        )
 
 
 def error_code(error: ClientError) -> str:
     """AWS's short name of an error, such as `ConditionalCheckFailedException` or `404`."""
     return str(error.response.get("Error", {}).get("Code", "Unknown"))
+
+
+def is_passing(error: ClientError) -> bool:
+    """Whether AWS refused for a reason that passes: the same call may succeed in a moment."""
+    return error_code(error) in _TRANSIENT
 
 
 class AwsCalls:
@@ -104,7 +126,7 @@ class AwsCalls:
             try:
                 return await loop.run_in_executor(self._executor, lambda: call(**arguments))
             except ClientError as error:
-                if error_code(error) not in _TRANSIENT:
+                if not is_passing(error):
                     raise
                 if attempt == self._attempts:
                     raise Unavailable(dependency, error_code(error)) from error

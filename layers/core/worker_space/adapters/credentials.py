@@ -13,34 +13,54 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Protocol, TypeAlias
 
-from worker_space.ports import Owner
-from worker_space.tenancy import TenantContext
+from botocore.exceptions import ClientError
 
-__all__ = ["CREDENTIAL_SECONDS", "ClientOf", "TenantClients", "the_same"]
+from worker_space.adapters.aws import error_code, is_passing
+from worker_space.errors import Unavailable
+from worker_space.serving import entitled
+from worker_space.tenancy import QueueOwner, TenantContext, UserContext, session_tags
+
+__all__ = ["CREDENTIAL_SECONDS", "AnyOwner", "ClientOf", "TenantClients", "the_same"]
 
 CREDENTIAL_SECONDS: Final = 900
 _RENEWED_EARLY_SECONDS: Final = 120.0
-_TENANTS_KEPT: Final = 32
+# What signing takes after the credentials were looked at.
+_SIGNING_SECONDS: Final = 5.0
+_OWNERS_KEPT: Final = 32
 
-ClientOf = Callable[[Owner], Any]
-"""The client with which an owner's data is reached. Its operations may be called from worker threads only."""
+AnyOwner: TypeAlias = TenantContext | UserContext | QueueOwner
+
+
+class ClientOf(Protocol):
+    """Finds the client with which an owner's data is reached. Its operations may be called from worker threads only."""
+
+    def __call__(self, owner: AnyOwner, *, lasting: float = 0.0) -> Any:
+        """The client.
+
+        Args:
+            lasting: For so many seconds what it signs is to be good.
+        """
 
 
 def the_same(client: Any) -> ClientOf:
     """One client, with the function's own permissions, for everybody."""
-    return lambda _owner: client
+
+    def client_of(owner: AnyOwner, *, lasting: float = 0.0) -> Any:
+        return client
+
+    return client_of
 
 
 @dataclass(slots=True)
 class _Session:
-    """One tenant's credentials and the clients made with them."""
+    """One owner's credentials and the clients made with them."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
-    good_until: float = 0.0
-    credentials: Mapping[str, str] = field(default_factory=dict)
-    clients: dict[str, Any] = field(default_factory=dict)
+    expires_at: float = 0.0
+    keys: Mapping[str, str] = field(default_factory=dict, repr=False)
+    clients: dict[int, Any] = field(default_factory=dict)
 
 
 class _Lazy:
@@ -54,75 +74,83 @@ class _Lazy:
 
 
 class TenantClients:
-    """Makes and keeps the clients of the tenants that this environment works for.
+    """Makes and keeps the clients of those for whom this environment works.
+
+    Credentials are taken for whom the request or delivery is served (`serving`), also when a call names another owner.
 
     Args:
         sts: A boto3 STS client with the function's own permissions.
         role_arn: The data role.
-        make: Makes a client: the service's name and the credentials as `boto3.client` takes them.
-        clock: Seconds that only grow.
+        clock: Epoch seconds. A clock that only grows stands still while Lambda keeps an environment frozen.
     """
 
-    def __init__(
-        self,
-        *,
-        sts: Any,
-        role_arn: str,
-        make: Callable[[str, Mapping[str, str]], Any],
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, *, sts: Any, role_arn: str, clock: Callable[[], float] = time.time) -> None:
         self._sts = sts
         self._role_arn = role_arn
-        self._make = make
         self._clock = clock
         self._lock = threading.Lock()
-        # By tenant, the least lately used first: an entry is never read under another tenant's name.
-        self._sessions: OrderedDict[TenantContext, _Session] = OrderedDict()
+        self._makers: list[Callable[[Mapping[str, str]], Any]] = []
+        # By owner, the least lately used first: an entry is never read under another owner's name.
+        self._sessions: OrderedDict[AnyOwner, _Session] = OrderedDict()
 
     def __repr__(self) -> str:
-        return f"TenantClients({self._role_arn!r}, {len(self._sessions)} tenants)"
+        return f"TenantClients({self._role_arn!r}, {len(self._sessions)} owners)"
 
-    def service(self, name: str) -> ClientOf:
-        """The clients of one service, by tenant.
+    def made_by(self, make: Callable[[Mapping[str, str]], Any]) -> ClientOf:
+        """The clients of one service, by owner.
 
-        Raises:
-            TypeError: (by what is returned) A user alone is no tenant: these credentials are for one project.
+        Args:
+            make: Makes a client with these keys, as `boto3.client` takes them.
         """
+        which = len(self._makers)
+        self._makers.append(make)
 
-        def client_of(owner: Owner) -> Any:
-            if not isinstance(owner, TenantContext):
-                raise TypeError("scoped credentials are made for a tenant, not for a user alone")
-            return _Lazy(lambda: self._client(owner, name))
+        def client_of(owner: AnyOwner, *, lasting: float = 0.0) -> Any:
+            # Here and not in the calling thread, which knows nothing of whom is served.
+            holder = owner if isinstance(owner, QueueOwner) else entitled(owner)
+            return _Lazy(lambda: self._client(holder, which, lasting))
 
         return client_of
 
-    def _client(self, tenant: TenantContext, service: str) -> Any:
+    def _client(self, owner: AnyOwner, which: int, lasting: float) -> Any:
         with self._lock:
-            session = self._sessions.setdefault(tenant, _Session())
-            self._sessions.move_to_end(tenant)
-            if len(self._sessions) > _TENANTS_KEPT:
+            session = self._sessions.setdefault(owner, _Session())
+            self._sessions.move_to_end(owner)
+            if len(self._sessions) > _OWNERS_KEPT:
                 self._sessions.popitem(last=False)
         with session.lock:
-            now = self._clock()
-            if now >= session.good_until:
-                session.credentials = self._assume(tenant)
+            left = session.expires_at - self._clock()
+            if left < max(_RENEWED_EARLY_SECONDS, lasting + _SIGNING_SECONDS):
+                session.keys, session.expires_at = self._assume(owner)
                 session.clients = {}
-                session.good_until = now + CREDENTIAL_SECONDS - _RENEWED_EARLY_SECONDS
-            if service not in session.clients:
-                session.clients[service] = self._make(service, session.credentials)
-            return session.clients[service]
+            if which not in session.clients:
+                session.clients[which] = self._makers[which](session.keys)
+            return session.clients[which]
 
-    def _assume(self, tenant: TenantContext) -> Mapping[str, str]:
-        answer = self._sts.assume_role(
-            RoleArn=self._role_arn,
-            # Stands in CloudTrail beside each call that is made with them.
-            RoleSessionName=tenant.token,
-            DurationSeconds=CREDENTIAL_SECONDS,
-            Tags=[{"Key": "tenant", "Value": tenant.token}, {"Key": "user", "Value": tenant.user.token}],
-        )
+    def _assume(self, owner: AnyOwner) -> tuple[Mapping[str, str], float]:
+        """Keys for the owner, and until when they are good.
+
+        Raises:
+            Unavailable: STS refuses for good.
+            ClientError: It refuses for a reason that passes; `AwsCalls` tries again.
+        """
+        tags = session_tags(owner)
+        try:
+            answer = self._sts.assume_role(
+                RoleArn=self._role_arn,
+                # Stands in CloudTrail beside each call that is made with them.
+                RoleSessionName=owner.token,
+                DurationSeconds=CREDENTIAL_SECONDS,
+                Tags=[{"Key": key, "Value": value} for key, value in tags.items()],
+            )
+        except ClientError as error:
+            if is_passing(error):
+                raise
+            raise Unavailable("credentials", error_code(error)) from error
         found = answer["Credentials"]
-        return {
+        keys = {
             "aws_access_key_id": found["AccessKeyId"],
             "aws_secret_access_key": found["SecretAccessKey"],
             "aws_session_token": found["SessionToken"],
         }
+        return keys, found["Expiration"].timestamp()

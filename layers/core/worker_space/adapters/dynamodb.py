@@ -1,4 +1,4 @@
-"""`ports.Records` and `ports.DueItems` over one DynamoDB table.
+"""`ports.Records`, `DueItems` and `SpacesByToken` over one DynamoDB table.
 
 Table: partition key `pk`, sort key `sk`; sparse index `due` (`due_shard`, `due_at`) for the sweeper. Listing is always
 a paged Query of one partition; there is no Scan.
@@ -15,8 +15,9 @@ from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
 from botocore.exceptions import ClientError
 
 from worker_space.adapters.aws import AwsCalls, error_code
+from worker_space.adapters.credentials import ClientOf, the_same
 from worker_space.errors import ConditionFailed, Unavailable
-from worker_space.ports import Owner
+from worker_space.ports import QUEUE_FIELDS, Owner
 from worker_space.records import (
     All,
     Any_,
@@ -36,7 +37,7 @@ from worker_space.records import (
     SizeBelow,
     Write,
 )
-from worker_space.tenancy import Key, TenantContext, partition
+from worker_space.tenancy import Key, TenantContext, partition, partition_of
 
 __all__ = ["DynamoRecords"]
 
@@ -168,19 +169,21 @@ class DynamoRecords:
     """The table over DynamoDB.
 
     Args:
-        client: A boto3 DynamoDB client without retries of its own.
+        client: A boto3 DynamoDB client without retries of its own, for what is nobody's in particular.
         calls: Runs it.
         table: The table's name.
+        client_of: Finds the client for an owner's items; without it, `client` is everybody's.
     """
 
-    def __init__(self, *, client: Any, calls: AwsCalls, table: str) -> None:
+    def __init__(self, *, client: Any, calls: AwsCalls, table: str, client_of: ClientOf | None = None) -> None:
         self._client = client
+        self._client_of = client_of or the_same(client)
         self._calls = calls
         self._table = table
 
-    async def _call(self, operation: str, **arguments: Any) -> Any:
+    async def _call(self, client: Any, operation: str, **arguments: Any) -> Any:
         try:
-            return await self._calls(_DEPENDENCY, getattr(self._client, operation), **arguments)
+            return await self._calls(_DEPENDENCY, getattr(client, operation), **arguments)
         except ClientError as error:
             if error_code(error) in {"ConditionalCheckFailedException", "TransactionCanceledException"}:
                 raise
@@ -188,6 +191,7 @@ class DynamoRecords:
 
     async def get(self, owner: Owner, key: Key) -> Item | None:
         answer = await self._call(
+            self._client_of(owner),
             "get_item",
             TableName=self._table,
             Key={"pk": {"S": partition(owner, key.scope)}, "sk": {"S": key.sort}},
@@ -197,11 +201,28 @@ class DynamoRecords:
 
     async def get_many(self, owner: Owner, keys: Sequence[Key]) -> Sequence[Item | None]:
         places = [(partition(owner, key.scope), key.sort) for key in keys]
+        return await self._get_places(self._client_of(owner), places)
+
+    async def spaces(self, tokens: Sequence[str]) -> Sequence[Item | None]:
+        expression = _Expression()
+        fields = ", ".join(expression.name(name) for name in ("pk", "sk", *QUEUE_FIELDS))
+        return await self._get_places(
+            self._client,
+            [(partition_of(token), Key.space().sort) for token in tokens],
+            ProjectionExpression=fields,
+            **expression.parameters(),
+        )
+
+    async def _get_places(
+        self, client: Any, places: Sequence[tuple[str, str]], **request: Any
+    ) -> Sequence[Item | None]:
         wanted = [{"pk": {"S": pk}, "sk": {"S": sort}} for pk, sort in dict.fromkeys(places)]
         found: dict[tuple[str, str], Item] = {}
         for attempt in range(6):
             answer = await self._call(
-                "batch_get_item", RequestItems={self._table: {"Keys": wanted, "ConsistentRead": True}}
+                client,
+                "batch_get_item",
+                RequestItems={self._table: {"Keys": wanted, "ConsistentRead": True, **request}},
             )
             for stored in answer["Responses"].get(self._table, []):
                 found[stored["pk"]["S"], stored["sk"]["S"]] = _item(stored)
@@ -239,7 +260,7 @@ class DynamoRecords:
             if limit is not None:
                 # One more than asked for tells whether there is a next page, without a second call to find out.
                 request["Limit"] = limit + 1 - len(items)
-            answer = await self._call("query", **request)
+            answer = await self._call(self._client_of(owner), "query", **request)
             items += [_item(stored) for stored in answer["Items"]]
             if limit is not None and len(items) > limit:
                 return Page(items=items[:limit], after=items[limit - 1]["sk"])
@@ -249,19 +270,20 @@ class DynamoRecords:
 
     async def write(self, owner: Owner, *writes: Write) -> None:
         requests = [_request(write, partition(owner, write.key.scope), self._table) for write in writes]
+        client = self._client_of(owner)
         if len(requests) == 1 and requests[0][0] != "ConditionCheck":
-            await self._write_one(*requests[0])
+            await self._write_one(client, *requests[0])
         else:
-            await self._transact(requests)
+            await self._transact(client, requests)
 
-    async def _write_one(self, kind: str, request: dict[str, Any]) -> None:
+    async def _write_one(self, client: Any, kind: str, request: dict[str, Any]) -> None:
         try:
-            await self._call(f"{kind.lower()}_item", **request)
+            await self._call(client, f"{kind.lower()}_item", **request)
         except ClientError as error:
             stored: Any = error.response.get("Item", {})
             raise ConditionFailed([_item(stored)]) from error
 
-    async def _transact(self, requests: Sequence[tuple[str, dict[str, Any]]]) -> None:
+    async def _transact(self, client: Any, requests: Sequence[tuple[str, dict[str, Any]]]) -> None:
         # The token makes a repeat after a lost answer harmless: DynamoDB remembers it for 10 minutes.
         arguments = {
             "TransactItems": [{kind: request} for kind, request in requests],
@@ -270,7 +292,7 @@ class DynamoRecords:
         lost_answers = 0
         for attempt in range(_COLLISIONS):
             try:
-                await self._call("transact_write_items", **arguments)
+                await self._call(client, "transact_write_items", **arguments)
                 return
             except ClientError as error:
                 reasons = error.response.get("CancellationReasons", [])
@@ -296,6 +318,7 @@ class DynamoRecords:
         if since > before:
             return []
         answer = await self._call(
+            self._client,
             "query",
             TableName=self._table,
             IndexName="due",
@@ -312,6 +335,5 @@ class DynamoRecords:
 
     async def ping(self) -> None:
         """Ask the table for a sign of life: a read of a key that no partition holds."""
-        await self._call(
-            "get_item", TableName=self._table, Key={"pk": {"S": "PING"}, "sk": {"S": "PING"}}, ConsistentRead=True
-        )
+        key = {"pk": {"S": "PING"}, "sk": {"S": "PING"}}
+        await self._call(self._client, "get_item", TableName=self._table, Key=key, ConsistentRead=True)

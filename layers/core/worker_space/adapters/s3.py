@@ -6,12 +6,14 @@ Conditions are S3's own (`If-Match`, `If-None-Match`) and hold against every oth
 import base64
 from collections.abc import AsyncIterator, Sequence
 from email.utils import parsedate_to_datetime
+from io import BytesIO
 from typing import Any, Final
 from urllib.parse import quote
 
 from botocore.exceptions import ClientError
 
 from worker_space.adapters.aws import AwsCalls
+from worker_space.adapters.credentials import ClientOf
 from worker_space.adapters.s3_bucket import Bucket
 from worker_space.errors import ConditionFailed, InvalidRequest, Unavailable
 from worker_space.paths import workspace_path
@@ -30,15 +32,20 @@ _LAST: Final = "\U0010ffff"
 class S3Files(Bucket):
     """Implements `ports.Files`.
 
-    Args:
-        client: A boto3 S3 client.
-        calls: Runs it.
-        names: Of the stack.
-        bucket: Name of the bucket.
+    The arguments are `Bucket`'s.
     """
 
-    def __init__(self, client: Any, calls: AwsCalls, names: Names, bucket: str) -> None:
-        super().__init__(client, calls, names, bucket, dependency="files")
+    def __init__(
+        self,
+        client: Any,
+        calls: AwsCalls,
+        names: Names,
+        bucket: str,
+        *,
+        client_of: ClientOf | None = None,
+        signer_of: ClientOf | None = None,
+    ) -> None:
+        super().__init__(client, calls, names, bucket, dependency="files", client_of=client_of, signer_of=signer_of)
 
     def _key(self, tenant: TenantContext, path: str) -> str:
         # The second wall: whoever forgot to normalise a path cannot leave the prefix either.
@@ -48,7 +55,7 @@ class S3Files(Bucket):
 
     async def head(self, tenant: TenantContext, path: str) -> FileInfo | None:
         """See `ports.Files`."""
-        answer = await self._call(self._client.head_object, *_FACTS, Key=self._key(tenant, path))
+        answer = await self._call(self._client_of(tenant).head_object, *_FACTS, Key=self._key(tenant, path))
         return None if answer is None else _info(path, answer, answer["ContentLength"])
 
     async def read(
@@ -59,7 +66,7 @@ class S3Files(Bucket):
         if start or length is not None:
             arguments["Range"] = f"bytes={start}-{'' if length is None else start + max(1, length) - 1}"
         try:
-            answer = await self._call(self._get, *_FACTS, **arguments)
+            answer = await self._call(self._get(tenant), *_FACTS, **arguments)
         except ClientError:
             # The range begins behind the end; S3 also says so of an empty file.
             info = await self.head(tenant, path)
@@ -90,7 +97,7 @@ class S3Files(Bucket):
             arguments["IfNoneMatch"] = "*"
         elif if_version is not None:
             arguments["IfMatch"] = f'"{if_version}"'
-        answer = await self._call(self._client.put_object, "ETag", **arguments)
+        answer = await self._call(self._client_of(tenant).put_object, "ETag", **arguments)
         if answer is None:
             raise ConditionFailed([{}])
         return FileInfo(
@@ -109,18 +116,18 @@ class S3Files(Bucket):
         arguments = {"Key": self._key(tenant, path)}
         if if_version is not None:
             arguments["IfMatch"] = f'"{if_version}"'
-        if await self._call(self._client.delete_object, **arguments) is None and if_version is not None:
+        if await self._call(self._client_of(tenant).delete_object, **arguments) is None and if_version is not None:
             raise ConditionFailed([{}])
 
     async def copy(
         self, tenant: TenantContext, source: str, target: str, *, if_version: str, effect: str | None = None
     ) -> FileInfo:
         """See `ports.Files`."""
-        old = await self._call(self._client.head_object, *_FACTS, Key=self._key(tenant, source))
+        old = await self._call(self._client_of(tenant).head_object, *_FACTS, Key=self._key(tenant, source))
         if old is None or old["ETag"].strip('"') != if_version:
             raise ConditionFailed([{}])
         answer = await self._call(
-            self._client.copy_object,
+            self._client_of(tenant).copy_object,
             "CopyObjectResult",
             Key=self._key(tenant, target),
             CopySource={"Bucket": self._bucket, "Key": self._key(tenant, source)},
@@ -161,7 +168,7 @@ class S3Files(Bucket):
         if after is not None:
             # Behind a folder means behind everything in it, else S3 would show the folder once more.
             arguments["StartAfter"] = f"{root}{after}{_LAST if after.endswith('/') else ''}"
-        answer = await self._call(self._client.list_objects_v2, "Name", **arguments)
+        answer = await self._call(self._client_of(tenant).list_objects_v2, "Name", **arguments)
         if answer is None:
             raise Unavailable(self._dependency, "NoSuchBucket")
         objects = answer.get("Contents", ())
@@ -204,43 +211,48 @@ class S3Files(Bucket):
             headers["If-None-Match"] = arguments["IfNoneMatch"] = "*"
         elif if_version is not None:
             headers["If-Match"] = arguments["IfMatch"] = f'"{if_version}"'
-        return await self._sign("put_object", "PUT", seconds, headers, Key=self._key(tenant, path), **arguments)
+        return await self._sign(tenant, "put_object", "PUT", seconds, headers, Key=self._key(tenant, path), **arguments)
 
     async def sign_download(
         self, tenant: TenantContext, path: str, *, seconds: int
     ) -> tuple[FileInfo, SignedRequest] | None:
         """See `ports.Files`."""
         key = self._key(tenant, path)
-        answer = await self._call(self._client.head_object, *_FACTS, Key=key)
+        answer = await self._call(self._client_of(tenant).head_object, *_FACTS, Key=key)
         if answer is None:
             return None
         arguments = {"ResponseContentDisposition": _attachment(path)}
         if (version := answer.get("VersionId")) is not None:
             arguments["VersionId"] = version
-        signed = await self._sign("get_object", "GET", seconds, {}, Key=key, **arguments)
+        signed = await self._sign(tenant, "get_object", "GET", seconds, {}, Key=key, **arguments)
         return _info(path, answer, answer["ContentLength"]), signed
 
     async def remains(self, tenant: TenantContext) -> int:
         """See `ports.Files`."""
-        return await self._count(self._names.workspace(tenant))
+        return await self._count(tenant, self._names.workspace(tenant))
 
     async def erase(self, tenant: TenantContext) -> int:
         """See `ports.Files`."""
-        return await self._purge(self._names.workspace(tenant))
+        return await self._purge(tenant, self._names.workspace(tenant))
 
 
 class S3Content(Bucket):
     """Implements `ports.Content`.
 
-    Args:
-        client: A boto3 S3 client.
-        calls: Runs it.
-        names: Of the stack.
-        bucket: Name of the bucket.
+    The arguments are `Bucket`'s.
     """
 
-    def __init__(self, client: Any, calls: AwsCalls, names: Names, bucket: str) -> None:
-        super().__init__(client, calls, names, bucket, dependency="content")
+    def __init__(
+        self,
+        client: Any,
+        calls: AwsCalls,
+        names: Names,
+        bucket: str,
+        *,
+        client_of: ClientOf | None = None,
+        signer_of: ClientOf | None = None,
+    ) -> None:
+        super().__init__(client, calls, names, bucket, dependency="content", client_of=client_of, signer_of=signer_of)
 
     def _key(self, tenant: TenantContext, key: str) -> str:
         if workspace_path(key) != key:
@@ -250,7 +262,7 @@ class S3Content(Bucket):
     async def put(self, tenant: TenantContext, key: str, text: str) -> None:
         """See `ports.Content`."""
         await self._call(
-            self._client.put_object,
+            self._client_of(tenant).put_object,
             "ETag",
             Key=self._key(tenant, key),
             Body=text.encode(),
@@ -259,7 +271,7 @@ class S3Content(Bucket):
 
     async def get(self, tenant: TenantContext, key: str) -> str | None:
         """See `ports.Content`."""
-        answer = await self._call(self._get, "ETag", Key=self._key(tenant, key))
+        answer = await self._call(self._get(tenant), "ETag", Key=self._key(tenant, key))
         return None if answer is None else answer["Body"].decode()
 
     async def all_keys(self, tenant: TenantContext) -> AsyncIterator[str]:
@@ -267,7 +279,7 @@ class S3Content(Bucket):
         root = self._names.content(tenant)
         arguments: dict[str, Any] = {"Prefix": root}
         while True:
-            answer = await self._call(self._client.list_objects_v2, "Name", **arguments)
+            answer = await self._call(self._client_of(tenant).list_objects_v2, "Name", **arguments)
             if answer is None:
                 raise Unavailable(self._dependency, "NoSuchBucket")
             for entry in answer.get("Contents", ()):
@@ -279,15 +291,34 @@ class S3Content(Bucket):
     async def delete(self, tenant: TenantContext, keys: Sequence[str]) -> None:
         """See `ports.Content`."""
         for start in range(0, len(keys), 1000):
-            await self._delete([{"Key": self._key(tenant, key)} for key in keys[start : start + 1000]])
+            await self._delete(tenant, [{"Key": self._key(tenant, key)} for key in keys[start : start + 1000]])
+
+    async def hand_out(
+        self, tenant: TenantContext, key: str, data: bytes, *, filename: str, content_type: str, seconds: int
+    ) -> SignedRequest:
+        """See `ports.Content`."""
+        place = self._key(tenant, key)
+        client = self._client_of(tenant)
+
+        def put(**arguments: Any) -> Any:
+            # As a stream, and a new one for each try: the client's deadline then is for each piece, not for all of it.
+            return client.put_object(Body=BytesIO(data), **arguments)
+
+        answer = await self._call(put, "ETag", Key=place, ContentType=content_type)
+        if answer is None:
+            raise Unavailable(self._dependency, "NoSuchBucket")
+        arguments = {"ResponseContentDisposition": _attachment(filename)}
+        if (version := answer.get("VersionId")) is not None:
+            arguments["VersionId"] = version
+        return await self._sign(tenant, "get_object", "GET", seconds, {}, Key=place, **arguments)
 
     async def remains(self, tenant: TenantContext) -> int:
         """See `ports.Content`."""
-        return await self._count(self._names.content(tenant))
+        return await self._count(tenant, self._names.content(tenant))
 
     async def erase(self, tenant: TenantContext) -> int:
         """See `ports.Content`."""
-        return await self._purge(self._names.content(tenant))
+        return await self._purge(tenant, self._names.content(tenant))
 
 
 def _info(path: str, answer: Any, size: int) -> FileInfo:

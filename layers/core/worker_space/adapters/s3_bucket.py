@@ -11,9 +11,10 @@ from urllib.parse import urlsplit
 from botocore.exceptions import ClientError
 
 from worker_space.adapters.aws import AwsCalls, error_code, make_signer
+from worker_space.adapters.credentials import ClientOf, the_same
 from worker_space.errors import ConditionFailed, Unavailable
 from worker_space.ports import SignedRequest
-from worker_space.tenancy import Names
+from worker_space.tenancy import Names, TenantContext
 
 __all__ = ["Bucket"]
 
@@ -29,20 +30,33 @@ class Bucket:
     """What files and contents have in common.
 
     Args:
-        client: A boto3 S3 client.
+        client: A boto3 S3 client, for what is nobody's in particular.
         calls: Runs it.
         names: Of the stack.
         bucket: Name of the bucket.
         dependency: What errors call it.
+        client_of: Finds the client for a tenant's objects; without it, `client` is everybody's.
+        signer_of: Likewise, the one that signs addresses.
     """
 
-    def __init__(self, client: Any, calls: AwsCalls, names: Names, bucket: str, *, dependency: str) -> None:
+    def __init__(
+        self,
+        client: Any,
+        calls: AwsCalls,
+        names: Names,
+        bucket: str,
+        *,
+        dependency: str,
+        client_of: ClientOf | None = None,
+        signer_of: ClientOf | None = None,
+    ) -> None:
         self._client = client
         self._calls = calls
         self._names = names
         self._bucket = bucket
         self._dependency = dependency
-        self._signer = make_signer(client)
+        self._client_of = client_of or the_same(client)
+        self._signer_of = signer_of or the_same(make_signer(client))
 
     async def _call(self, operation: Callable[..., Any], *expected: str, **arguments: Any) -> Any:
         """One call on the bucket, as `None` where the object is missing.
@@ -71,20 +85,31 @@ class Bucket:
             raise Unavailable(self._dependency, "the answer is not S3's")
         return answer
 
-    def _get(self, **arguments: Any) -> Any:
-        """An object with its bytes, which have to be read in the same worker thread."""
-        answer = self._client.get_object(**arguments)
-        with answer["Body"] as body:
-            return {**answer, "Body": body.read()}
+    def _get(self, tenant: TenantContext) -> Callable[..., Any]:
+        """Gives an object with its bytes, which have to be read in the same worker thread."""
+        client = self._client_of(tenant)
+
+        def get(**arguments: Any) -> Any:
+            answer = client.get_object(**arguments)
+            with answer["Body"] as body:
+                return {**answer, "Body": body.read()}
+
+        return get
 
     async def ping(self) -> None:
-        """Ask S3 for a sign of life."""
-        if await self._call(self._client.head_bucket) is None:
+        """Ask S3 for a sign of life: where the bucket is, which permits nobody to look into it."""
+        if await self._call(self._client.get_bucket_location, "LocationConstraint") is None:
             raise Unavailable(self._dependency, "NoSuchBucket")
 
     # -- addresses -------------------------------------------------------------------------------------------
     async def _sign(
-        self, operation: str, method: str, seconds: int, headers: Mapping[str, str], **arguments: Any
+        self,
+        tenant: TenantContext,
+        operation: str,
+        method: str,
+        seconds: int,
+        headers: Mapping[str, str],
+        **arguments: Any,
     ) -> SignedRequest:
         """A presigned request (Signature Version 4, in the query).
 
@@ -98,7 +123,7 @@ class Bucket:
         expires_at = (int(time.time()) + seconds) * 1000
         url: str = await self._calls(
             self._dependency,
-            self._signer.generate_presigned_url,
+            self._signer_of(tenant, lasting=seconds).generate_presigned_url,
             ClientMethod=operation,
             Params={"Bucket": self._bucket, **arguments},
             ExpiresIn=seconds,
@@ -110,56 +135,62 @@ class Bucket:
         return SignedRequest(method=method, url=url, headers=dict(headers), expires_at=expires_at)
 
     # -- erasing ---------------------------------------------------------------------------------------------
-    async def _count(self, prefix: str) -> int:
+    async def _count(self, tenant: TenantContext, prefix: str) -> int:
         """Versions, delete markers and unfinished uploads below `prefix`."""
         count = 0
         for page_of in (self._uploads, self._versions):
-            found, after = await page_of(prefix)
+            found, after = await page_of(tenant, prefix)
             count += len(found)
             while after:
-                found, after = await page_of(prefix, after)
+                found, after = await page_of(tenant, prefix, after)
                 count += len(found)
         return count
 
-    async def _purge(self, prefix: str) -> int:
+    async def _purge(self, tenant: TenantContext, prefix: str) -> int:
         """Delete what `_count` counts.
 
         Each turn asks for the first page anew: what is deleted cannot be the place to go on from.
         """
         count = 0
-        while uploads := (await self._uploads(prefix))[0]:
+        client = self._client_of(tenant)
+        while uploads := (await self._uploads(tenant, prefix))[0]:
             for upload in uploads:
-                await self._call(self._client.abort_multipart_upload, **upload)
+                await self._call(client.abort_multipart_upload, **upload)
             count += len(uploads)
-        while versions := (await self._versions(prefix))[0]:
-            await self._delete(versions)
+        while versions := (await self._versions(tenant, prefix))[0]:
+            await self._delete(tenant, versions)
             count += len(versions)
         return count
 
-    async def _versions(self, prefix: str, after: _Marker | None = None) -> tuple[list[dict[str, str]], _Marker]:
+    async def _versions(
+        self, tenant: TenantContext, prefix: str, after: _Marker | None = None
+    ) -> tuple[list[dict[str, str]], _Marker]:
         """A page of versions and delete markers, and where to go on (nowhere: empty)."""
-        answer = await self._call(
-            self._client.list_object_versions, "Name", Prefix=prefix, MaxKeys=_ERASED_AT_ONCE, **(after or {})
-        )
+        list_versions = self._client_of(tenant).list_object_versions
+        answer = await self._call(list_versions, "Name", Prefix=prefix, MaxKeys=_ERASED_AT_ONCE, **(after or {}))
         if answer is None:
             raise Unavailable(self._dependency, "NoSuchBucket")
         entries = [*answer.get("Versions", ()), *answer.get("DeleteMarkers", ())]
         found = [{"Key": entry["Key"], "VersionId": entry["VersionId"]} for entry in entries]
         return found, _marker(answer, "KeyMarker", "VersionIdMarker")
 
-    async def _uploads(self, prefix: str, after: _Marker | None = None) -> tuple[list[dict[str, str]], _Marker]:
-        """A page of unfinished multipart uploads, and where to go on (nowhere: empty)."""
+    async def _uploads(
+        self, _: TenantContext, prefix: str, after: _Marker | None = None
+    ) -> tuple[list[dict[str, str]], _Marker]:
+        """A page of unfinished multipart uploads, and where to go on (nowhere: empty).
+
+        Asked for with the function's own permissions: AWS knows no condition that would limit it to a prefix.
+        """
         answer = await self._call(self._client.list_multipart_uploads, "Bucket", Prefix=prefix, **(after or {}))
         if answer is None:
             raise Unavailable(self._dependency, "NoSuchBucket")
         found = [{"Key": entry["Key"], "UploadId": entry["UploadId"]} for entry in answer.get("Uploads", ())]
         return found, _marker(answer, "KeyMarker", "UploadIdMarker")
 
-    async def _delete(self, objects: Sequence[Mapping[str, str]]) -> None:
+    async def _delete(self, tenant: TenantContext, objects: Sequence[Mapping[str, str]]) -> None:
         """Delete objects, or the versions that they name."""
-        answer = await self._call(
-            self._client.delete_objects, Delete={"Objects": [dict(one) for one in objects], "Quiet": True}
-        )
+        deletion = {"Objects": [dict(one) for one in objects], "Quiet": True}
+        answer = await self._call(self._client_of(tenant).delete_objects, Delete=deletion)
         if answer is None or answer.get("Errors"):
             raise Unavailable(self._dependency, answer["Errors"][0]["Code"] if answer else "NoSuchBucket")
 
