@@ -6,12 +6,15 @@ from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, pro
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
+from worker_space.adapters.telemetry import Watch
 from worker_space.bootstrap import environment
 from worker_space.snapshots import ready_for_snapshots
 
+watch = Watch()
 ready_for_snapshots("qdrant_client", "pydantic_ai.models.openai", "worker_space.adapters.model_messages")
 
 
+@watch
 def handler(event: dict[str, Any], context: LambdaContext) -> Any:
     """Answer with the messages to be delivered again (`batchItemFailures`)."""
     if "drain" in event:

@@ -18,6 +18,7 @@ from worker_space.ports import Records
 from worker_space.projects import Space, SpaceState
 from worker_space.records import All, Any_, Check, Equals, Exists, Item, Missing, Put, SizeBelow, Update, Write
 from worker_space.tasks import ORCHESTRATOR, Delivery, TaskState, Ticket, due_shard
+from worker_space.telemetry import trace_id
 from worker_space.tenancy import Key, TenantContext
 
 __all__ = ["MAX_WAITING", "accept_message"]
@@ -77,6 +78,7 @@ async def accept_message(
         number=number,
         slots=agent.config.max_concurrency,
         at=now,
+        trace=trace_id(),
     )
     head = "active" not in session
     if only_if_idle and not head:

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,11 +28,13 @@ from worker_space.registry import AgentRegistry, Home
 from worker_space.runtimes import check_takes_messages
 from worker_space.steering import Steering, next_turn, task_of
 from worker_space.tasks import ORCHESTRATOR, Task, TaskState
+from worker_space.telemetry import Measure, count
 from worker_space.tenancy import Key, TenantContext
 from worker_space.texts import Texts
 
 __all__ = ["ORCHESTRATING", "AgentBus", "Sent"]
 
+_log = logging.getLogger(__name__)
 _ACCEPT_SECONDS: Final = 10.0
 ORCHESTRATING: Final = Agent(
     id=ORCHESTRATOR,
@@ -215,6 +218,9 @@ class AgentBus(Steering):
                 elif tries > 1:
                     await asyncio.sleep(0.002 * (next_turn() % 16 + 1))
                 continue
+            count(Measure.ACCEPTED)
+            waits = "" if delivery is not None else " and waits its turn"
+            _log.info("task %s of %s is accepted%s", task_id, session_id, waits)
             if delivery is not None:
                 await self._dispatch.send_or_leave_it(tenant, delivery)
             number = int(session["next_number"])

@@ -113,6 +113,7 @@ class StoredPlan:
             slots=self.slots.get(task.agent_id, 1),
             plan=self.plan.id,
             at=at,
+            trace=self.ticket.trace,
         )
 
     def begun(

@@ -44,12 +44,19 @@ def due_shard(task_id: str) -> str:
 
 
 class Failure(BaseModel):
-    """Why a task failed: a stable `code` for programs and a sentence for people."""
+    """Why a task failed: a stable `code` for programs and a sentence for people.
+
+    Attributes:
+        limit: The limit that was reached, if it was one.
+        until: When to ask again, epoch milliseconds, where waiting helps.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     code: str
     message: str
+    limit: str | None = None
+    until: int | None = None
 
 
 class Task(BaseModel):
@@ -109,6 +116,7 @@ class Ticket(BaseModel):
         at: When it was accepted, epoch milliseconds; 0 where that is not known.
         unpinned: No worker has begun it with the agent that it is for now.
         first_step: The journal's steps before this one belong to whoever had the task before it was handed over.
+        trace: What the request that made the task is found by in the logs; decides nothing.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -125,6 +133,7 @@ class Ticket(BaseModel):
     at: int = 0
     first_step: int = 0
     unpinned: bool = False
+    trace: str = ""
 
     def deliver(
         self, *, user_id: str, project_id: str, epoch: int, generation: int, slot: int, last_event: int = 0

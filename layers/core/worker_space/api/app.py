@@ -126,7 +126,12 @@ def _tolerate_slashes(app: FastAPI) -> None:
             await nothing(scope, receive, send)
             return
         respelled = path[:-1] if path.endswith("/") else f"{path}/"
-        await app.router({**scope, "path": respelled, "respelled": True}, receive, send)
+        other = {**scope, "path": respelled, "respelled": True}
+        try:
+            await app.router(other, receive, send)
+        finally:
+            # For the log.
+            scope["route"] = other.get("route")
 
     app.router.default = other_spelling
 

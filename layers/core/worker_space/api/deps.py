@@ -14,6 +14,7 @@ from worker_space.idempotency import Repeat
 from worker_space.ids import is_id
 from worker_space.manager import WorkerSpaceManager
 from worker_space.projects import no_project
+from worker_space.serving import serving_project
 from worker_space.space import UserWorkerSpace
 from worker_space.tenancy import UserContext
 
@@ -69,9 +70,11 @@ async def get_user_worker_space(
         NotFound: No project can have this id.
     """
     try:
-        return WorkerSpaceManager(services.collaborators).get_or_create(user.user_id, project_id)
+        space = WorkerSpaceManager(services.collaborators).get_or_create(user.user_id, project_id)
     except InvalidRequest as error:
         raise no_project(project_id) from error
+    serving_project(project_id)
+    return space
 
 
 Space = Annotated[UserWorkerSpace, Depends(get_user_worker_space)]

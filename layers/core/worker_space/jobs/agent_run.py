@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ from worker_space.jobs.permission import Permission, arguments_by, question_of
 from worker_space.ledger import Stale
 from worker_space.models import AssistantTurn, ModelReply, ModelRequest, ToolCall, ToolResult, Turn, UserTurn
 from worker_space.ports import ContextMatch, Model
+from worker_space.telemetry import Measure, Span, count, span
 from worker_space.tenancy import TenantContext
 from worker_space.tools.catalogue import parse_arguments, tool_named, tool_specs
 from worker_space.tools.tool import Arguments, EffectTool, ToolContext
@@ -108,7 +110,8 @@ class AgentRun:
                 progress.input_tokens += reply.usage.input_tokens
                 progress.output_tokens += reply.usage.output_tokens
                 return self._answer(reply.content)
-            await self._journal.model(reply, milliseconds=round((time.monotonic() - began) * 1000))
+            milliseconds = round((time.monotonic() - began) * 1000)
+            await self._journal.model(reply, milliseconds=milliseconds, spending=self._spending)
 
     async def _ask(self, request: ModelRequest) -> ModelReply:
         deltas = self._deltas()
@@ -153,12 +156,14 @@ class AgentRun:
         began = time.monotonic()
         if reading:
             results = await asyncio.gather(*(self._read(call) for call in reading))
+            _note(results)
             await self._journal.results(results, milliseconds=round((time.monotonic() - began) * 1000))
             return None
         done = await self._single(pending[0])
         if isinstance(done, Question):
             return done
         result, effect = done
+        _note([result])
         try:
             await self._journal.results([result], effect=effect, milliseconds=round((time.monotonic() - began) * 1000))
         except TaskCanceled:
@@ -179,7 +184,8 @@ class AgentRun:
             tool = tool_named(call.name, self._agent.config.tools)
             arguments = parse_arguments(tool, call.arguments)
             assert not isinstance(tool, EffectTool)
-            return _result(call, await tool.run(self._tools, arguments))
+            with _using(tool.name):
+                return _result(call, await tool.run(self._tools, arguments))
         except ToolError as error:
             return _refused(call, error)
 
@@ -200,13 +206,15 @@ class AgentRun:
                 intent = await self._intend(call, tool, arguments, decided=decision is not None)
                 if intent is None:
                     return question
-                outcome = await tool.perform(
-                    self._tools, arguments, dict(intent), effect=question.effect, recovering=recovering
-                )
+                with _using(tool.name):
+                    outcome = await tool.perform(
+                        self._tools, arguments, dict(intent), effect=question.effect, recovering=recovering
+                    )
             elif decision is None and await self._permission.asks_now(tool):
                 return question
             else:
-                outcome = await tool.run(self._tools, arguments)
+                with _using(tool.name):
+                    outcome = await tool.run(self._tools, arguments)
         except (LimitReached, ToolError) as error:
             return _refused(call, error), None
         if decision is not None and decision.arguments is not None:
@@ -234,6 +242,16 @@ class AgentRun:
             except Stale:
                 await self._permission.refresh()
         raise Unavailable("the table", "the project's policy changed at every try")
+
+
+def _using(tool: str) -> AbstractContextManager[Span]:
+    facts = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": tool, "gen_ai.tool.type": "function"}
+    return span(f"execute_tool {tool}", facts)
+
+
+def _note(results: Sequence[ToolResult]) -> None:
+    count(Measure.TOOL_CALLS, len(results))
+    count(Measure.TOOL_ERRORS, sum(result.is_error for result in results))
 
 
 def _in_words(call: ToolCall, path: str | None) -> str:

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 from worker_space.agents import Agent
 from worker_space.bus import ORCHESTRATING, AgentBus
+from worker_space.clock import now_ms
 from worker_space.consent import Decision, Question, ask
 from worker_space.context import AgentContext, MemoryOfAgent
-from worker_space.ending import Outcome, canceled
+from worker_space.ending import Outcome, canceled, failed
 from worker_space.errors import (
     ClaimLost,
     Lost,
@@ -39,6 +40,7 @@ from worker_space.records import All, Item, Update
 from worker_space.registry import AgentRegistry, Home
 from worker_space.steps import effects_of
 from worker_space.tasks import ORCHESTRATOR, Delivery, TaskState
+from worker_space.telemetry import Fact, Measure, count, logged_with, span
 from worker_space.tenancy import Key, TenantContext
 from worker_space.texts import Texts
 from worker_space.tools.tool import Patterns, ToolContext
@@ -119,13 +121,16 @@ class TaskWorker:
             raise ClaimLost("this invocation has no time left: the message stays for the next")
         claim, agent = await self._claim(delivery, home, lease.message_id)
         if isinstance(claim, Refusal):
+            _log.info("a delivery of task %s is not run: %s", delivery.task, claim.why)
             await self._refused(delivery, claim)
             return
-        try:
-            await heartbeat.keep(self._run(claim, agent, home))
-        except Unavailable as error:
-            await self._give_back(claim, error, extend)
-            raise
+        with logged_with(attempt=claim.attempt):
+            _begun(claim)
+            try:
+                await heartbeat.keep(self._run(claim, agent, home))
+            except Unavailable as error:
+                await self._give_back(claim, error, extend)
+                raise
 
     async def _give_back(self, claim: Claim, error: Unavailable, extend: Callable[[int], Awaitable[None]]) -> None:
         """Note and tell why the attempt ended, and let the next one begin soon, each later than the one before."""
@@ -204,6 +209,7 @@ class TaskWorker:
         question = ""
         model = ""
         remembered_in: int | None = None
+        spending = spending_of(self._budget, claim, None if home is None else home.space)
         recall = None
         try:
             (agent, task), (question, history, briefing) = await asyncio.gather(
@@ -236,10 +242,11 @@ class TaskWorker:
                 recalled=recalled,
                 briefing=briefing,
                 permission=permission,
-                spending=spending_of(self._budget, claim, None if home is None else home.space),
+                spending=spending,
                 max_model_calls=self._max_model_calls,
             )
-            came = await run.answer()
+            with span("invoke_agent", _invoking(agent, delivery)):
+                came = await run.answer()
             if isinstance(came, Question):
                 outcome = await self._asked(claim, agent, task, came)
             else:
@@ -247,9 +254,7 @@ class TaskWorker:
         except TaskCanceled:
             outcome = canceled(journal.progress.effects)
         except (RunError, RequestError) as error:
-            # A request error is one of the agent's configuration: a model or tool that is served no more.
-            code = error.code if isinstance(error, RunError) else RunError.code
-            outcome = Outcome(state=TaskState.FAILED, code=code, content=str(error))
+            outcome = failed(error)
         used = Usage(input_tokens=journal.progress.input_tokens, output_tokens=journal.progress.output_tokens)
         facts = {
             "recall": recall,
@@ -259,7 +264,12 @@ class TaskWorker:
         known = {name: value for name, value in facts.items() if value is not None}
         outcome = replace(outcome, facts={**outcome.facts, **known})
         await self._finishing.end(
-            claim, outcome, question=question, effects=journal.progress.effects, remembered_in=remembered_in
+            claim,
+            outcome,
+            question=question,
+            effects=journal.progress.effects,
+            remembered_in=remembered_in,
+            spending=spending,
         )
 
     async def _pinned(self, claim: Claim, current: Agent | None) -> tuple[Agent, Item]:
@@ -309,6 +319,25 @@ class TaskWorker:
             facts=asked.facts,
             due_at=asked.expires_at,
         )
+
+
+def _begun(claim: Claim) -> None:
+    """Tell whoever operates it that a task is worked on."""
+    delivery = claim.delivery
+    _log.info("task %s is begun, attempt %d", delivery.task, claim.attempt)
+    failed_before = claim.attempt - delivery.base > 1
+    if failed_before:
+        count(Measure.RETRIED)
+    elif delivery.base == 0 and delivery.at:
+        count(Measure.QUEUE_AGE_MS, max(0, now_ms() - delivery.at))
+
+
+def _invoking(agent: Agent, delivery: Delivery) -> dict[str, Fact]:
+    return {
+        "gen_ai.operation.name": "invoke_agent",
+        "gen_ai.agent.id": agent.id,
+        "gen_ai.conversation.id": delivery.session,
+    }
 
 
 def attempts_spent(item: Item) -> str:
