@@ -1,4 +1,8 @@
-"""The contract of `ports.Queues`, for the memory adapter and for SQS and Lambda over the AWS stand-in."""
+"""The contract of `ports.Queues`, for the memory adapter and for SQS and Lambda over the AWS stand-in.
+
+Both in both modes: a queue for each project, and a pool for all. What only an own queue has (being made, released and
+counted) is tried with own queues, and what it means to a pool has tests of its own.
+"""
 
 import asyncio
 import json
@@ -16,6 +20,7 @@ from tests.stand_ins import Aws
 from worker_space.adapters.aws import AwsCalls, make_client
 from worker_space.adapters.memory_queues import Delivery, MemoryQueues
 from worker_space.adapters.sqs import SqsQueues
+from worker_space.adapters.sqs_pool import PooledSqsQueues
 from worker_space.errors import ClaimLost, InvalidRequest, NotFound, Unavailable
 from worker_space.ports import Lease, Queues
 from worker_space.tenancy import Names, TenantContext
@@ -35,6 +40,7 @@ HOSTILE = [
     TenantContext("u" * 255, "p"),
 ]
 VISIBILITY = 2
+POOL = 2
 
 
 class Subject(Protocol):
@@ -42,6 +48,9 @@ class Subject(Protocol):
 
     @property
     def queues(self) -> Queues: ...
+
+    @property
+    def pool(self) -> int | None: ...
 
     async def receive(self, tenant: TenantContext, generation: int) -> Delivery | None: ...
 
@@ -55,9 +64,13 @@ class Subject(Protocol):
 
 
 class InMemory:
-    def __init__(self, names: Names) -> None:
+    def __init__(self, names: Names, pool: int | None) -> None:
         self.now = 1000.0
-        self.queues = self.memory = MemoryQueues(names, visibility_seconds=VISIBILITY, clock=lambda: self.now)
+        self.pool = pool
+        self.queues: Queues
+        self.queues = self.memory = MemoryQueues(
+            names, visibility_seconds=VISIBILITY, clock=lambda: self.now, pool=pool
+        )
 
     async def receive(self, tenant: TenantContext, generation: int) -> Delivery | None:
         return self.memory.receive(tenant, generation)
@@ -76,13 +89,26 @@ class InMemory:
 
 
 class OnAws:
-    def __init__(self, aws: Aws, names: Names, executor: ThreadPoolExecutor) -> None:
+    def __init__(self, aws: Aws, names: Names, executor: ThreadPoolExecutor, pool: int | None = None) -> None:
+        self.pool = pool
         self.aws = aws
         self.names = names
         self.calls = AwsCalls(executor)
         self.sqs = make_client("sqs", region=aws.region)
         self.lambda_ = make_client("lambda", region=aws.region)
-        self.queues = self.with_worker_timeout(VISIBILITY)
+        self.own = self.with_worker_timeout(VISIBILITY)
+        self.queues: Queues = self.own if pool is None else PooledSqsQueues(self.own, names, size=pool)
+        for index in range(pool or 0):
+            self.make_pool_queue(names.pool_queue(index))
+
+    def make_pool_queue(self, name: str) -> None:
+        """What the template makes."""
+        attributes: Any = {
+            "FifoQueue": "true",
+            "VisibilityTimeout": str(VISIBILITY),
+            "RedrivePolicy": json.dumps({"deadLetterTargetArn": self.aws.dead_letters, "maxReceiveCount": "10"}),
+        }
+        self.sqs.create_queue(QueueName=name, Attributes=attributes)
 
     def with_worker_timeout(self, seconds: int) -> SqsQueues:
         return SqsQueues(
@@ -96,7 +122,10 @@ class OnAws:
         )
 
     def url(self, tenant: TenantContext, generation: int) -> str:
-        answer: str = self.sqs.get_queue_url(QueueName=self.names.queue(tenant, generation))["QueueUrl"]
+        name = self.names.queue(tenant, generation)
+        if self.pool is not None:
+            name = self.names.pooled_queue(tenant, self.pool)
+        answer: str = self.sqs.get_queue_url(QueueName=name)["QueueUrl"]
         return answer
 
     def mappings(self, tenant: TenantContext, generation: int) -> list[dict[str, Any]]:
@@ -174,12 +203,35 @@ def on_aws(aws: Aws, aws_endpoint: str, names: Names, executor: ThreadPoolExecut
     subject.lambda_.close()
 
 
-@pytest.fixture(params=["memory", "aws"])
+@pytest.fixture
+def pooled_on_aws(aws: Aws, aws_endpoint: str, names: Names, executor: ThreadPoolExecutor) -> Any:
+    subject = OnAws(aws, names, executor, POOL)
+    yield subject
+    subject.sqs.close()
+    subject.lambda_.close()
+
+
+@pytest.fixture(params=["memory", "aws", "memory-pooled", "aws-pooled"])
 async def subject(request: pytest.FixtureRequest, names: Names) -> AsyncIterator[Subject]:
-    if request.param == "memory":
-        yield InMemory(names)
+    store, _, pooled = str(request.param).partition("-")
+    if store == "memory":
+        yield InMemory(names, POOL if pooled else None)
     else:
-        yield request.getfixturevalue("on_aws")
+        yield request.getfixturevalue("pooled_on_aws" if pooled else "on_aws")
+
+
+own = pytest.mark.parametrize("subject", ["memory", "aws"], indirect=True)
+"""For what only a queue of one's own has."""
+
+pooled = pytest.mark.parametrize("subject", ["memory-pooled", "aws-pooled"], indirect=True)
+
+
+async def waiting(subject: Subject) -> int:
+    """How many messages of the first tenant can be received, one of each group at once."""
+    count = 0
+    while await subject.receive(U1, 1) is not None:
+        count += 1
+    return count
 
 
 async def send(subject: Subject, body: str, group: str = "a#0", tenant: TenantContext = U1, id_: str = "") -> None:
@@ -198,6 +250,7 @@ async def test_a_message_reaches_the_worker_whole(subject: Subject) -> None:
     assert await subject.receive(U1, 1) is None
 
 
+@own
 async def test_sending_to_a_queue_that_was_never_made_or_is_gone_is_not_found(subject: Subject) -> None:
     with pytest.raises(NotFound):
         await send(subject, "early")
@@ -208,6 +261,7 @@ async def test_sending_to_a_queue_that_was_never_made_or_is_gone_is_not_found(su
         await send(subject, "late")
 
 
+@own
 async def test_creating_and_releasing_may_be_repeated(subject: Subject) -> None:
     for _ in range(3):
         await subject.queues.create(U1, 1)
@@ -221,9 +275,10 @@ async def test_creating_and_releasing_may_be_repeated(subject: Subject) -> None:
 async def test_racing_callers_make_the_same_queue(subject: Subject) -> None:
     await asyncio.gather(*(subject.queues.create(U1, 1) for _ in range(4)))
     await send(subject, "one")
-    assert await subject.queues.depth(U1, 1) == 1
+    assert await waiting(subject) == 1
 
 
+@own
 async def test_a_deleted_queues_name_is_unavailable_for_a_minute_and_the_next_generation_is_not(
     subject: Subject,
 ) -> None:
@@ -262,9 +317,8 @@ async def test_a_dispatch_sent_twice_is_delivered_once_even_from_another_slot(su
     await send(subject, "one", "a#0", id_="task_1#1")
     await send(subject, "one", "a#0", id_="task_1#1")
     await send(subject, "one", "a#1", id_="task_1#1")
-    assert await subject.queues.depth(U1, 1) == 1
     await send(subject, "two", "a#1", id_="task_1#2")
-    assert await subject.queues.depth(U1, 1) == 2
+    assert await waiting(subject) == 2
 
 
 async def test_a_message_that_is_not_acknowledged_comes_again_before_its_successors(subject: Subject) -> None:
@@ -315,13 +369,23 @@ async def test_an_old_receipt_does_not_extend_the_new_delivery(subject: Subject)
     await subject.queues.extend(U1, new.lease, 30)
 
 
-@pytest.mark.parametrize("end", ["acknowledged", "released"])
-async def test_a_message_that_is_gone_cannot_be_extended(subject: Subject, end: str) -> None:
+async def test_a_message_that_is_acknowledged_cannot_be_extended(subject: Subject) -> None:
     await subject.queues.create(U1, 1)
     await send(subject, "one")
     delivery = await subject.receive(U1, 1)
     assert delivery is not None
-    await (subject.delete(delivery.lease) if end == "acknowledged" else subject.queues.release(U1, 1))
+    await subject.delete(delivery.lease)
+    with pytest.raises(ClaimLost):
+        await subject.queues.extend(U1, delivery.lease, 30)
+
+
+@own
+async def test_a_message_that_went_with_its_queue_cannot_be_extended(subject: Subject) -> None:
+    await subject.queues.create(U1, 1)
+    await send(subject, "one")
+    delivery = await subject.receive(U1, 1)
+    assert delivery is not None
+    await subject.queues.release(U1, 1)
     with pytest.raises(ClaimLost):
         await subject.queues.extend(U1, delivery.lease, 30)
 
@@ -335,6 +399,7 @@ async def test_a_receipt_that_was_made_up_is_a_lost_claim(subject: Subject) -> N
         await subject.queues.extend(U1, replace(delivery.lease, receipt_handle="made-up"), 30)
 
 
+@own
 async def test_a_lease_of_another_tenant_is_a_lost_claim(subject: Subject) -> None:
     for tenant in HOSTILE:
         await subject.queues.create(tenant, 1)
@@ -377,6 +442,7 @@ async def test_the_eleventh_receive_makes_a_message_a_dead_letter_and_frees_its_
     assert f"poison {id(subject)}" in await subject.dead_letters()
 
 
+@own
 async def test_depth_counts_waiting_and_running_messages_of_one_tenant(subject: Subject) -> None:
     for tenant in HOSTILE:
         await subject.queues.create(tenant, 1)
@@ -386,6 +452,7 @@ async def test_depth_counts_waiting_and_running_messages_of_one_tenant(subject: 
     assert [await subject.queues.depth(tenant, 1) for tenant in HOSTILE] == [3] + [0] * (len(HOSTILE) - 1)
 
 
+@own
 async def test_releasing_one_tenants_queue_touches_no_other(subject: Subject) -> None:
     for tenant in HOSTILE:
         await subject.queues.create(tenant, 1)
@@ -396,6 +463,7 @@ async def test_releasing_one_tenants_queue_touches_no_other(subject: Subject) ->
         assert depths == [0] * (released + 1) + [1] * (len(HOSTILE) - released - 1)
 
 
+@own
 async def test_a_tenants_queues_are_found_by_their_names_and_nobody_elses(subject: Subject) -> None:
     for number, tenant in enumerate(HOSTILE):
         for generation in range(1, number + 2):
@@ -413,10 +481,118 @@ async def test_a_tenants_queues_are_found_by_their_names_and_nobody_elses(subjec
     assert list(await subject.queues.generations(TenantContext("nobody", "p"))) == []
 
 
+@own
 async def test_the_worker_is_woken_for_one_queue(subject: Subject) -> None:
     await subject.queues.create(U10, 3)
     await subject.queues.wake_worker(U10, 3)
     assert (U10, 3) in await subject.wakes()
+
+
+# -- what a pool does instead
+
+
+def neighbours(subject: Subject) -> tuple[TenantContext, TenantContext, TenantContext]:
+    """Two tenants with the same place in the pool, and one with another."""
+    assert subject.pool is not None
+    names = Names("x")
+    tenants = [TenantContext(f"u{number}", "p") for number in range(20)]
+    first = names.pooled_queue(U1, subject.pool)
+    beside = next(tenant for tenant in tenants if tenant != U1 and names.pooled_queue(tenant, subject.pool) == first)
+    elsewhere = next(tenant for tenant in tenants if names.pooled_queue(tenant, subject.pool) != first)
+    return U1, beside, elsewhere
+
+
+@pooled
+async def test_a_pool_takes_messages_of_every_generation_without_being_made_or_released(subject: Subject) -> None:
+    await send(subject, "one")
+    await subject.queues.create(U1, 1)
+    await subject.queues.release(U1, 1)
+    await subject.queues.send(U1, 7, "two", group="a#1", deduplication="two")
+    assert await waiting(subject) == 2
+    assert await subject.queues.exists(U1, 9)
+
+
+@pooled
+async def test_a_pool_tells_nobody_how_much_waits_in_it_and_has_no_queue_of_a_tenant(subject: Subject) -> None:
+    await subject.queues.create(U1, 1)
+    await send(subject, "one")
+    assert await subject.queues.depth(U1, 1) is None
+    assert list(await subject.queues.generations(U1)) == []
+    assert await subject.queues.mappings(U1, 1) == 0
+
+
+@pooled
+async def test_a_pool_needs_no_waking(subject: Subject) -> None:
+    before = await subject.wakes()
+    await subject.queues.wake_worker(U10, 3)
+    assert (U10, 3) not in (await subject.wakes())[len(before) :]
+
+
+@pooled
+async def test_neighbours_in_a_pool_neither_wait_for_nor_swallow_each_others_messages(subject: Subject) -> None:
+    one, beside, _ = neighbours(subject)
+    names = Names("x")
+    for tenant in (one, beside):
+        for number in range(2):
+            group = names.group(tenant, "agent_1", 0)
+            body = f"{tenant.user_id} {number}"
+            await subject.queues.send(tenant, 1, body, group=group, deduplication=f"task_{body}#1")
+    got = [await subject.receive(one, 1) for _ in range(3)]
+    assert [each and each.body for each in got] == [f"{one.user_id} 0", f"{beside.user_id} 0", None]
+    assert got[0] is not None
+    await subject.delete(got[0].lease)
+    following = await subject.receive(one, 1)
+    assert following is not None
+    assert following.body == f"{one.user_id} 1"
+
+
+@pooled
+async def test_a_lease_of_the_pool_is_extended_by_whoever_holds_its_receipt(subject: Subject) -> None:
+    one, _, elsewhere = neighbours(subject)
+    await send(subject, "one", tenant=one)
+    delivery = await subject.receive(one, 1)
+    assert delivery is not None
+    await subject.queues.extend(one, delivery.lease, 30)
+    other_place = delivery.lease.queue_url.rpartition("/")[0] + "/" + Names("other").pooled_queue(elsewhere, POOL)
+    with pytest.raises(ClaimLost):
+        await subject.queues.extend(one, replace(delivery.lease, queue_url=other_place), 30)
+
+
+async def test_an_own_queue_from_before_the_switch_is_listed_extended_and_released(pooled_on_aws: OnAws) -> None:
+    before, now = pooled_on_aws.own, pooled_on_aws.queues
+    await before.create(U1, 3)
+    await before.send(U1, 3, "old", group="a#0", deduplication="old")
+    old = pooled_on_aws.sqs.get_queue_url(QueueName=pooled_on_aws.names.queue(U1, 3))["QueueUrl"]
+    message = pooled_on_aws.sqs.receive_message(QueueUrl=old)["Messages"][0]
+    await now.extend(U1, Lease(queue_url=old, receipt_handle=message["ReceiptHandle"]), 30)
+    assert (list(await now.generations(U1)), await now.mappings(U1, 3)) == ([3], 1)
+    await now.release(U1, 3)
+    assert (list(await now.generations(U1)), await now.mappings(U1, 3)) == ([], 0)
+
+
+async def test_of_a_queue_that_can_hold_no_message_of_the_tenant_sqs_is_not_even_asked(pooled_on_aws: OnAws) -> None:
+    asked: list[str] = []
+    pooled_on_aws.sqs.meta.events.register("before-call.sqs", lambda model, **_: asked.append(model.name))
+    for name in (pooled_on_aws.names.queue(U10, 1), Names("other").pool_queue(0), f"{U1.token}-pool-0.fifo", "x"):
+        with pytest.raises(ClaimLost):
+            await pooled_on_aws.queues.extend(U1, Lease(queue_url=f"http://x/1/{name}", receipt_handle="r"), 30)
+    assert asked == []
+
+
+async def test_releasing_in_a_pool_asks_nothing_of_lambdas_control_plane(pooled_on_aws: OnAws) -> None:
+    asked: list[str] = []
+    pooled_on_aws.lambda_.meta.events.register("before-call.lambda", lambda model, **_: asked.append(model.name))
+    await pooled_on_aws.queues.create(U1, 1)
+    await pooled_on_aws.queues.wake_worker(U1, 1)
+    await pooled_on_aws.queues.release(U1, 1)
+    assert asked == []
+
+
+async def test_a_pool_that_was_not_deployed_is_unavailable_and_says_what_to_do(on_aws: OnAws) -> None:
+    queues = PooledSqsQueues(on_aws.own, on_aws.names, size=POOL)
+    with pytest.raises(Unavailable, match="QueueMode"):
+        await queues.send(U1, 1, "x", group="a#0", deduplication="x")
+    assert not await queues.exists(U1, 1)
 
 
 async def test_a_living_service_answers_a_ping(subject: Subject) -> None:

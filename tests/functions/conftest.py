@@ -34,6 +34,7 @@ def variables(aws: Aws, aws_endpoint: str, redis: Endpoint, qdrant: Endpoint) ->
         # A stack of its own for each test; the stand-ins are shared.
         "WORKER_SPACE_PREFIX": f"f{secrets.token_hex(3)}",
         "WORKER_SPACE_DEAD_LETTER_ARN": aws.dead_letters,
+        "WORKER_SPACE_DATA_ROLE_ARN": "arn:aws:iam::123456789012:role/ws-data",
         "WORKER_SPACE_WORKER_FUNCTION": "worker",
         "WORKER_SPACE_WORKER_TIMEOUT_SECONDS": "60",
         "WORKER_SPACE_VISIBILITY_SECONDS": "8",

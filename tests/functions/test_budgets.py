@@ -43,9 +43,9 @@ class Counted:
 class Bench:
     """An environment whose calls are counted, and a tenant with a project."""
 
-    def __init__(self, environment: Environment, sent: Counter[str]) -> None:
+    def __init__(self, environment: Environment, sent: Counter[str], project: str = "shop") -> None:
         self.environment, self.counts = environment, sent
-        self.tenant = TenantContext(f"b-{environment.settings.prefix}", "shop")
+        self.tenant = TenantContext(f"b-{environment.settings.prefix}", project)
         ports = replace(
             environment.ports,
             cache=Counted(environment.ports.cache, "redis", sent),
@@ -53,7 +53,7 @@ class Bench:
         )
         self.parts: Parts = compose(ports, environment.settings)
         user = UserContext(self.tenant.user_id)
-        self.run(self.parts.services.projects.create(user, NewProject(id="shop", name="Shop")))
+        self.run(self.parts.services.projects.create(user, NewProject(id=project, name="Shop")))
         self.run(self.parts.services.files.write(self.tenant, "main.py", b"print('hi')\n"))
         self.session = self.new_session()
 
@@ -159,6 +159,18 @@ def test_a_worker_answers_with_one_tool_call_in_a_fixed_number_of_calls(bench: B
         "redis.wake": 1,
     }
     assert dict(bench.counts) == expected
+
+
+def test_credentials_are_asked_for_once_a_tenant(counts: Counter[str], environment: Environment) -> None:
+    bench = Bench(environment, counts)
+    # Making the project, its file and its session needed them, for the table and for S3.
+    assert counts["sts.AssumeRole"] == 1
+    for _ in range(2):
+        bench.send()
+        bench.work()
+        assert counts["sts.AssumeRole"] == 0
+    Bench(environment, counts, project="other")
+    assert counts["sts.AssumeRole"] == 1
 
 
 def test_what_a_message_costs_does_not_depend_on_how_long_its_session_is(bench: Bench) -> None:

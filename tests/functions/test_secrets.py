@@ -3,6 +3,7 @@
 import json
 import random
 import secrets
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import boto3
 import pytest
 from snapshot_restore_py import get_after_restore, get_before_snapshot
 
+from tests.servers import server
 from tests.stand_ins import Aws, Endpoint
 from worker_space import bootstrap
 from worker_space.adapters.secrets import SecretSettings
@@ -62,10 +64,7 @@ def test_a_rotated_key_is_used_without_a_deployment_once_the_old_one_is_refused(
 ) -> None:
     right = {"upstash_token": redis.secret, "qdrant_api_key": qdrant.secret}
     manager.put_secret_value(SecretId=stored, SecretString=json.dumps(right | {"upstash_token": "expired"}))
-    clock = [0.0]
-    bootstrap._threads.settings = SecretSettings(
-        Settings.from_environment(), client=lambda: manager, clock=lambda: clock[0]
-    )
+    clock = clocked(manager)
     before = bootstrap.environment()
     with pytest.raises(Unavailable):
         before.run(before.ports.cache.load(ALICE))
@@ -78,29 +77,59 @@ def test_a_rotated_key_is_used_without_a_deployment_once_the_old_one_is_refused(
     assert after.run(after.ports.cache.load(ALICE)) == {}
 
 
-def test_inside_a_request_the_environment_never_changes(stored: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def clocked(manager: Any) -> list[float]:
+    """This thread's settings over a clock of the test's own: set its only entry."""
+    clock = [0.0]
+    bootstrap._threads.settings = SecretSettings(
+        Settings.from_environment(), client=lambda: manager, clock=lambda: clock[0]
+    )
+    return clock
+
+
+def test_inside_a_request_the_environment_never_changes(stored: str, manager: Any) -> None:
+    clock = clocked(manager)
     here = bootstrap.environment()
+    manager.put_secret_value(SecretId=stored, SecretString=json.dumps({"upstash_token": "rotated"}))
+    clock[0] = 1_000.0
 
     async def request() -> bool:
-        monkeypatch.setenv("WORKER_SPACE_SECRET", "another")
         return bootstrap.environment() is here
 
     assert here.run(request())
+    assert bootstrap.environment() is not here
+
+
+def test_a_secrets_manager_that_hangs_costs_one_deadline_and_not_the_start(
+    stored: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with server(lambda _: None) as (url, asked):
+        monkeypatch.setenv("AWS_ENDPOINT_URL_SECRETS_MANAGER", url)
+        began = time.monotonic()
+        here = bootstrap.environment()
+        assert time.monotonic() - began < 2.5
+        assert len(asked) == 1
+    assert stored in caplog.text
+    # The cache refuses without its key; nobody is served from anywhere else.
+    with pytest.raises(Unavailable):
+        here.run(here.ports.cache.load(ALICE))
 
 
 # -- snapshots
 
 
-def registered() -> tuple[list[Any], list[Any]]:
-    return list(get_before_snapshot()), list(get_after_restore())
+def hooks() -> tuple[list[Any], list[Any]]:
+    """What Lambda's runtime calls before a snapshot and after a restore: functions with their arguments."""
+    before: Any = get_before_snapshot()
+    after: Any = get_after_restore()
+    return list(before), list(after)
 
 
 def test_a_restored_environment_starts_afresh(stored: str) -> None:
-    before, after = registered()
+    before, after = hooks()
     ready_for_snapshots("worker_space.lexical")
-    ((function, names, options),) = get_before_snapshot()[len(before) :]
+    ((function, names, options),) = hooks()[0][len(before) :]
     assert function(*names, **options).__name__ == "worker_space.lexical"
-    ((restored, _, _),) = get_after_restore()[len(after) :]
+    ((restored, _, _),) = hooks()[1][len(after) :]
     old = bootstrap.environment()
     random.seed(1)
     restored()

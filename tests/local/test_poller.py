@@ -228,6 +228,16 @@ def test_the_schedule_runs_again_after_a_failure(aws_url: str) -> None:
     assert cleanup.records[0] == {"source": "aws.scheduler"}
 
 
+def test_orphans_are_looked_for_between_sweeps_but_not_at_the_start(aws_url: str) -> None:
+    cleanup = Calls()
+    with polling(aws_url, Calls(), cleanup=cleanup, sweep_seconds=0.02, reconcile_seconds=0.3):
+        cleanup.wait(40)
+    reconciled = [at for at, event in enumerate(cleanup.records) if "reconcile" in event]
+    assert reconciled
+    assert reconciled[0] > 2
+    assert len(reconciled) < len(cleanup.records) / 4
+
+
 def test_each_thread_is_prepared_once_and_a_failure_stops_nothing(sqs: "SQSClient", aws_url: str, queue: str) -> None:
     prepared: list[int] = []
 

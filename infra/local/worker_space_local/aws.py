@@ -12,6 +12,7 @@ import uuid
 from pathlib import Path
 from urllib.parse import parse_qs
 
+from worker_space.tenancy import Names
 from worker_space_local import snapshot
 from worker_space_local.dynamodb import DynamoError, DynamoStore
 from worker_space_local.mappings import FunctionStore, LambdaError
@@ -48,13 +49,15 @@ class Cloud:
         table: name of the table to create.
         bucket: name of the bucket to create.
         prefix: the stack's name prefix; the dead-letter queue is ``{prefix}_dead-letter.fifo``.
+        pool_queues: how many queues all projects share, each mapped to the worker, as the template makes them.
     """
 
-    def __init__(self, *, region: str, port: int, table: str, bucket: str, prefix: str) -> None:
+    def __init__(self, *, region: str, port: int, table: str, bucket: str, prefix: str, pool_queues: int = 0) -> None:
         self.region = region
         self.table = table
         self.bucket = bucket
         self._prefix = prefix
+        self._pool_queues = pool_queues
         self.base = f"http://{HOST}:{port}/{ACCOUNT}"
         self.services = ObjectServices(region)
         self.reset()
@@ -93,7 +96,24 @@ class Cloud:
                 "Attributes": {"FifoQueue": "true", "VisibilityTimeout": "60"},
             }
         )
+        for index in range(self._pool_queues):
+            self._make_pool_queue(Names(self._prefix).pool_queue(index))
         self.services.create_bucket(self.bucket)
+
+    def _make_pool_queue(self, name: str) -> None:
+        redrive = {"deadLetterTargetArn": self.dead_letters, "maxReceiveCount": "10"}
+        seconds = os.environ.get("WORKER_SPACE_WORKER_TIMEOUT_SECONDS", "120")
+        self.sqs.create_queue(
+            {
+                "QueueName": name,
+                "Attributes": {
+                    "FifoQueue": "true",
+                    "VisibilityTimeout": seconds,
+                    "RedrivePolicy": json.dumps(redrive),
+                },
+            }
+        )
+        self.functions.map(self.sqs.named(name).arn, WORKER)
 
     @property
     def dead_letters(self) -> str:
@@ -192,9 +212,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--table", default="worker-space")
     parser.add_argument("--bucket", default="worker-space-local")
     parser.add_argument("--prefix", default="local")
+    parser.add_argument("--pool-queues", type=int, default=0, help="queues that all projects share")
     given = parser.parse_args(arguments)
     region = os.environ.get("AWS_REGION", "us-east-1")
-    cloud = Cloud(region=region, port=given.port, table=given.table, bucket=given.bucket, prefix=given.prefix)
+    cloud = Cloud(
+        region=region,
+        port=given.port,
+        table=given.table,
+        bucket=given.bucket,
+        prefix=given.prefix,
+        pool_queues=given.pool_queues,
+    )
     given.data.mkdir(parents=True, exist_ok=True)
     path = given.data / SNAPSHOT
     snapshot.load(path, cloud.dynamodb, cloud.services, cloud.bucket)

@@ -100,6 +100,8 @@ def lay_out(given: Mapping[str, str], data_dir: Path, ports: Ports, issuer: Issu
     }
     defaults = {
         "JWT_AUDIENCE": DEFAULT_AUDIENCE,
+        # Nothing is refused here, but everything goes the way that it goes on AWS.
+        "WORKER_SPACE_DATA_ROLE_ARN": "arn:aws:iam::123456789012:role/local-data",
         "WORKER_SPACE_VISIBILITY_SECONDS": "60",
         "WORKER_SPACE_WORKER_TIMEOUT_SECONDS": "120",
         "WORKER_SPACE_DEFAULT_MODEL": "offline:rules",
@@ -128,6 +130,8 @@ def processes(layout: Layout, services: tuple[str, ...]) -> dict[str, Process]:
     ready_file = layout.data_dir / "worker.ready"
     ping = {"authorization": f"Bearer {layout.credentials['redis_token']}"}
     names = ["--table", TABLE, "--bucket", BUCKET, "--prefix", PREFIX]
+    if given.get("WORKER_SPACE_QUEUE_MODE") == "pooled":
+        names += ["--pool-queues", given.get("WORKER_SPACE_POOL_QUEUES", "8")]
     threads = given.get("WORKER_SPACE_WORKER_THREADS", "4")
     server = [
         "--host",

@@ -48,6 +48,17 @@ class FunctionStore:
         self.functions[name] = f"{self._arn}:function:{name}"
         return self.functions[name]
 
+    def map(self, queue_arn: str, function: str) -> None:
+        """Make a queue's mapping, as a template would: one message at a time, with partial batch answers.
+
+        Raises:
+            LambdaError: queue or function are not there, or the mapping is there already.
+        """
+        answers = ["ReportBatchItemFailures"]
+        self._create(
+            {"EventSourceArn": queue_arn, "FunctionName": function, "BatchSize": 1, "FunctionResponseTypes": answers}
+        )
+
     def call(self, method: str, path: str, query: str, content: bytes, headers: dict[str, str]) -> tuple[int, Any]:
         """Answer one request of Lambda's REST API with (status, body).
 

@@ -134,6 +134,7 @@ class Poller:
         threads: how many messages run at once.
         timeout_seconds: a handler's time, as its context tells it.
         sweep_seconds: pause between two runs of the schedule.
+        reconcile_seconds: pause between two looks for orphaned queues and mappings.
         prepare: called by each worker thread before its first message, to build what a handler keeps per thread.
     """
 
@@ -147,6 +148,7 @@ class Poller:
         threads: int,
         timeout_seconds: float,
         sweep_seconds: float,
+        reconcile_seconds: float = 86_400.0,
         prepare: Callable[[], object] = lambda: None,
     ) -> None:
         self._endpoint = endpoint
@@ -155,6 +157,7 @@ class Poller:
         self._cleanup = cleanup
         self._timeout = timeout_seconds
         self._sweep = sweep_seconds
+        self._reconcile = reconcile_seconds
         self._prepare = prepare
         self._threads = threads
         self._state = threading.Condition()
@@ -253,12 +256,19 @@ class Poller:
 
     def _schedule(self) -> None:
         # The first run is at once: what was in flight when the last worker ended need not wait.
+        reconcile_at = time.monotonic() + self._reconcile
         while not self.stopping.is_set():
-            try:
-                self._run("cleanup", self._cleanup, {"source": "aws.scheduler"})
-            except Exception:  # noqa: BLE001 - a failed run of the schedule must not end it
-                _LOG.exception("the cleanup failed; it runs again in %s s", self._sweep)
+            self._clean_up({"source": "aws.scheduler"})
+            if time.monotonic() >= reconcile_at:
+                self._clean_up({"source": "aws.scheduler", "reconcile": True})
+                reconcile_at = time.monotonic() + self._reconcile
             self.stopping.wait(self._sweep)
+
+    def _clean_up(self, event: Body) -> None:
+        try:
+            self._run("cleanup", self._cleanup, event)
+        except Exception:  # noqa: BLE001 - a failed run of the schedule must not end it
+            _LOG.exception("the cleanup failed; it runs again")
 
 
 def wait_for(endpoint: str, stopped: threading.Event) -> None:
@@ -299,6 +309,7 @@ def main(arguments: list[str] | None = None) -> None:
         threads=given.threads,
         timeout_seconds=float(os.environ.get("WORKER_SPACE_WORKER_TIMEOUT_SECONDS", "120")),
         sweep_seconds=float(os.environ.get("WORKER_SPACE_SWEEP_SECONDS", "10")),
+        reconcile_seconds=float(os.environ.get("WORKER_SPACE_RECONCILE_SECONDS", "86400")),
         prepare=_handler(given.prepare),
     )
     stopped = threading.Event()

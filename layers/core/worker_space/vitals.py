@@ -59,7 +59,8 @@ class SpaceMetrics(BaseModel):
         cache_size: Fields in the project's hash; `None` when Redis does not answer.
         total_tasks_processed: Tasks that have ended, whatever came of them.
         tasks_by_state: Of those, and how many are `open` now.
-        queue_depth: About how many messages wait in the queue or are in flight; `None` when SQS does not answer.
+        queue_depth: About how many messages wait in the queue or are in flight; `None` when SQS does not answer, or
+            cannot tell because projects share queues.
         in_flight: How many tasks each agent works on now, by agent id; agents without any are left out.
         p50_ms: Half of the completed tasks took at most about so long from acceptance to answer, in milliseconds.
         p95_ms: Likewise for 95 of 100.
@@ -156,8 +157,8 @@ class Vitals:
             tenant, home.items, runtimes.items, cache_size=cache_size, queue_depth=depth, is_healthy=healthy
         )
 
-    async def _queue(self, tenant: TenantContext, space: Item) -> int | Literal[False]:
-        """How many messages are in the queue; False when an active space has none."""
+    async def _queue(self, tenant: TenantContext, space: Item) -> int | Literal[False] | None:
+        """How many messages are in the queue, `None` where nobody knows; False when an active space has none."""
         if space["state"] != SpaceState.ACTIVE.value:
             await self._queues.ping()
             return 0

@@ -7,7 +7,7 @@ from copy import deepcopy
 from typing import Any
 
 from worker_space.errors import ConditionFailed
-from worker_space.ports import Owner
+from worker_space.ports import QUEUE_FIELDS, Owner
 from worker_space.records import (
     All,
     Any_,
@@ -28,7 +28,7 @@ from worker_space.records import (
     Update,
     Write,
 )
-from worker_space.tenancy import Key, TenantContext, partition
+from worker_space.tenancy import Key, TenantContext, partition, partition_of
 
 __all__ = ["MemoryRecords"]
 
@@ -104,7 +104,7 @@ def _changed(update: Update, old: Item) -> dict[str, Any]:
 
 
 class MemoryRecords:
-    """`ports.Records` and `ports.DueItems` over dictionaries, for tests; safe under threads."""
+    """`ports.Records`, `DueItems` and `SpacesByToken` over dictionaries, for tests; safe under threads."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -183,3 +183,11 @@ class MemoryRecords:
             ]
             items.sort(key=lambda item: int(item["due_at"]))
             return [(TenantContext(item["user_id"], item["project_id"]), deepcopy(item)) for item in items[:limit]]
+
+    async def spaces(self, tokens: Sequence[str]) -> Sequence[Item | None]:
+        with self._lock:
+            found = [self._partitions.get(partition_of(token), {}).get(Key.space().sort) for token in tokens]
+            return [
+                None if item is None else {name: item[name] for name in ("sk", *QUEUE_FIELDS) if name in item}
+                for item in found
+            ]

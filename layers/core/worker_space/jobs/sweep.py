@@ -10,6 +10,8 @@ from worker_space.clock import now_ms
 from worker_space.errors import Lost, RequestError, Unavailable
 from worker_space.ports import DueItems
 from worker_space.records import Item
+from worker_space.serving import serving
+from worker_space.telemetry import Fact, logged_with
 from worker_space.tenancy import Key, TenantContext
 
 __all__ = ["COUNTS", "DueHandler", "Sweeper"]
@@ -63,12 +65,23 @@ class Sweeper:
         return counts
 
     async def _see_to(self, tenant: TenantContext, item: Item) -> str:
+        with logged_with(**_about(tenant, item)), serving(tenant):
+            done = await self._done(tenant, item)
+            if done not in {"kept", "left"}:
+                _log.info("an overdue %s was %s", Key(item["sk"]).kind.lower(), done)
+        return done
+
+    async def _done(self, tenant: TenantContext, item: Item) -> str:
+        kind = Key(item["sk"]).kind
         try:
-            return await self._handlers[Key(item["sk"]).kind](tenant, item)
-        except (RequestError, Unavailable) as error:
-            _log.warning("%s stays overdue: %s", item.get("id", "a project"), error)
+            return await self._handlers[kind](tenant, item)
+        except Unavailable as error:
+            _log.warning("an item of kind %s stays overdue: %s", kind, error)
+        except RequestError as error:
+            # Its text is for whoever sent a request, and may quote it.
+            _log.warning("an item of kind %s stays overdue: %s", kind, type(error).__name__)
         except Lost:
-            _log.info("%s was seen to by somebody else", item.get("id", "a project"))
+            _log.info("an item of kind %s was seen to by somebody else", kind)
             return "kept"
         except Exception as error:  # noqa: BLE001 - said and gone past, whatever it is
             # An item that cannot be read (of another release, say) must not keep the others waiting. The error's own
@@ -76,6 +89,13 @@ class Sweeper:
             where = "".join(traceback.format_tb(error.__traceback__))
             _log.error("%s cannot be seen to: %s\n%s", item["sk"], type(error).__name__, where)
         return "left"
+
+
+def _about(tenant: TenantContext, item: Item) -> dict[str, Fact]:
+    about: dict[str, Fact] = {"tenant": tenant.pseudonym}
+    if isinstance(ticket := item.get("ticket"), Mapping):
+        about |= {"task_id": str(item.get("id", "")), "correlation_id": str(ticket.get("trace", ""))}
+    return about
 
 
 class _Place:

@@ -1,0 +1,1 @@
+"""Checks of a deployed stack, by HTTP and nothing else: `make smoke`."""
