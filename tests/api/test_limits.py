@@ -46,7 +46,8 @@ async def test_every_limit_is_listed_with_its_use_and_its_source() -> None:
     assert (agents["limit"], agents["used"], agents["until"], agents["source"]) == (100, 4, None, "deployment")
     assert entry(answer, "projects", "user")["used"] == 1
     tokens = entry(answer, "tokens_per_day")
-    assert (tokens["limit"], tokens["used"]) == (None, None)
+    assert (tokens["limit"], tokens["used"], tokens["reserved"]) == (None, 0, 0)
+    assert entry(answer, "tokens_per_day", "user")["used"] is None
     assert tokens["until"] == day_ends(day_of(now_ms()))
 
 
@@ -144,7 +145,10 @@ async def test_a_run_that_meets_the_limit_says_so_in_the_answer(limits: dict[str
     assert answer.json()["until"] == day_ends(day_of(now_ms()))
     assert 1 <= int(answer.headers["retry-after"]) <= 86_400
     task = await api.call("GET", f"{SHOP}/tasks/{answer.json()['task_id']}")
-    assert task.json()["error"]["code"] == {429: "limit_reached", 402: "payment_required"}[status]
+    failure = task.json()["error"]
+    assert failure["code"] == {429: "limit_reached", 402: "payment_required"}[status]
+    assert answer.json()["limit"] == failure["limit"] == {429: "tokens_per_day", 402: "cost_per_day"}[status]
+    assert answer.json()["until"] == failure["until"]
     assert api.stack.model.requests == []
 
 

@@ -39,6 +39,14 @@ def test_a_type_always_comes_with_the_same_status_and_title() -> None:
     assert {name: kinds for name, kinds in by_name.items() if len(kinds) > 1} == {}
 
 
+def test_what_problems_say_beyond_the_standard_is_declared() -> None:
+    service = Service()
+    document = create_app(lambda: service.services, keys=FakeIssuer().keys()).openapi()
+    declared = document["components"]["schemas"]["Problem"]
+    assert {"limit", "until", "task_id", "correlation_id", "errors"} <= set(declared["properties"])
+    assert declared["required"] == ["type", "title", "status", "detail", "instance"]
+
+
 def make(branch: type[WorkerSpaceError]) -> WorkerSpaceError:
     if issubclass(branch, LimitReached):
         return branch("slow down", retry_after=7)

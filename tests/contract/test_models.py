@@ -414,8 +414,9 @@ async def test_a_provider_that_hangs_is_given_up_in_time(provider: Provider, mod
 
 async def test_a_provider_that_is_not_there_is_unavailable() -> None:
     models = PydanticAIModels(region="eu-central-1", openai_base_url="http://127.0.0.1:9/v1", backoff_seconds=0.01)
-    with pytest.raises(Unavailable, match="no connection"):
+    with pytest.raises(Unavailable, match="no connection") as caught:
         await models.request(TENANT, ask())
+    assert not caught.value.begun
     await models.close()
 
 
@@ -677,8 +678,9 @@ async def test_a_stream_that_breaks_off_is_unavailable_and_no_piece_comes_twice(
 ) -> None:
     provider.answers = [Answer(200, pieces=[chunk(content="Hel"), *end], cut=cut), stream("Hello.")]
     pieces: list[str] = []
-    with pytest.raises(Unavailable):
+    with pytest.raises(Unavailable) as broken:
         await models.request(TENANT, ask(), on_text=pieces.append)
+    assert broken.value.begun, "nobody would book what has come"
     assert pieces == ["Hel"]
     assert len(provider.asked) == 1
 
@@ -689,8 +691,9 @@ async def test_the_deadline_covers_the_whole_stream_and_ends_it_at_the_provider(
     provider.answers = [Answer(200, pieces=[chunk(content="word ")] * 400, gap=0.02)]
     pieces: list[str] = []
     start = time.monotonic()
-    with pytest.raises(Unavailable, match="no answer within"):
+    with pytest.raises(Unavailable, match="no answer within") as late:
         await models.request(TENANT, ask(timeout_seconds=0.5), on_text=pieces.append)
+    assert late.value.begun
     assert time.monotonic() - start < 1.5
     assert 3 < len(pieces) < 100
     assert await asyncio.to_thread(provider.hung_up.wait, 5), "the provider goes on writing for nobody"

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,15 +13,25 @@ import pytest
 from tests.memory_stack import MemoryStack, ScriptedModel, calls, says, settings
 from worker_space.adapters.memory_records import MemoryRecords
 from worker_space.agents import AgentChanges
-from worker_space.allowances import Allowances, day_of
+from worker_space.allowances import Allowances, LimitChanges, day_ends, day_of
 from worker_space.clock import now_ms
-from worker_space.errors import ClaimLost, InvalidRequest, ModelError, OverBudget, RunError, Unavailable
+from worker_space.errors import (
+    ClaimLost,
+    InvalidRequest,
+    LimitReached,
+    ModelError,
+    OverBudget,
+    PaymentRequired,
+    RunError,
+    TaskCanceled,
+    Unavailable,
+)
 from worker_space.limit_status import limit_status
 from worker_space.manager import WorkerSpaceManager
 from worker_space.messages import NewSession
 from worker_space.models import ModelReply, ModelRequest, ToolSpec, Usage, UserTurn
 from worker_space.ports import Owner
-from worker_space.projects import NewProject
+from worker_space.projects import NewProject, ProjectChanges
 from worker_space.records import Equals, Item, Put, Update, Write
 from worker_space.space import UserWorkerSpace
 from worker_space.tasks import TaskState
@@ -43,9 +54,10 @@ INPUT = estimated_input(request())
 class Book:
     """A budget over a table of its own, with a task that is being worked on."""
 
-    def __init__(self, records: Any = None, **limits: object) -> None:
+    def __init__(self, records: Any = None, *, patience: float = 0.0, **limits: object) -> None:
         self.records = MemoryRecords() if records is None else records
-        self.budget = Budget(self.records, Allowances(settings(prices=PRICES, **limits)), hold_seconds=60)
+        allowances = Allowances(settings(prices=PRICES, **limits))
+        self.budget = Budget(self.records, allowances, hold_seconds=60, patience_seconds=patience)
 
     async def working(self, task: str, *, attempt: int = 1, tenant: TenantContext = TENANT) -> Spending:
         """What an attempt at a task spends; the table says that it has the task."""
@@ -178,8 +190,9 @@ async def test_the_users_limit_holds_over_all_projects() -> None:
     with pytest.raises(OverBudget, match=r"you have .* reserved"):
         await third.reserve(request(max_tokens=500), 0)
     assert only_tokens(await book.day(UserContext("alice"))) == tokens(2 * (INPUT + 500), 0)
-    # The project has no limit of its own, so nothing is kept for it.
-    assert await book.day(TENANT) == {}
+    # The project has no limit of its own, but should it get one, the day is counted.
+    for tenant in (TENANT, OTHER):
+        assert only_tokens(await book.day(tenant)) == tokens(INPUT + 500, 0)
 
 
 @pytest.mark.parametrize("error", [ModelError("refused"), Unavailable("model", "gone"), InvalidRequest("unknown")])
@@ -196,6 +209,34 @@ async def test_a_call_that_came_to_nothing_gives_its_reservation_back(error: Exc
     assert await book.reservations() == []
 
 
+@pytest.mark.parametrize("limits", [{"limit_tokens_per_day": 10_000}, {}], ids=["limited", "without a limit"])
+async def test_a_call_that_broke_off_after_text_had_come_is_booked_as_its_input(limits: dict[str, int]) -> None:
+    book = Book(**limits)
+    spending = await book.working("task_a")
+
+    async def ask(_: ModelRequest) -> ModelReply:
+        raise Unavailable("model", "gone", begun=True)
+
+    with pytest.raises(Unavailable):
+        await spending.call(request(), 0, ask)
+    assert only_tokens(await book.day()) == tokens(INPUT, INPUT)
+    assert (await book.day())["spent_cost"] == INPUT
+    assert (await book.reservations(), spending.owed()) == ([], {})
+
+
+async def test_a_call_that_nobody_wants_any_more_does_not_hold_its_answers_tokens() -> None:
+    book = Book(limit_tokens_per_day=10_000)
+    spending = await book.working("task_a")
+
+    async def ask(_: ModelRequest) -> ModelReply:
+        raise TaskCanceled("the task was canceled")
+
+    with pytest.raises(TaskCanceled):
+        await spending.call(request(), 0, ask)
+    assert only_tokens(await book.day()) == tokens(INPUT, INPUT)
+    assert await book.reservations() == []
+
+
 async def test_an_answer_that_cannot_be_used_is_booked_as_what_it_used() -> None:
     book = Book(limit_tokens_per_day=10_000)
     spending = await book.working("task_a")
@@ -207,6 +248,75 @@ async def test_an_answer_that_cannot_be_used_is_booked_as_what_it_used() -> None
         await spending.call(request(), 0, ask)
     assert only_tokens(await book.day()) == tokens(420, 420)
     assert await book.reservations() == []
+
+
+# -- reservations in the way ---------------------------------------------------------------------------------
+
+
+async def test_a_call_waits_for_the_reservations_of_others_to_be_settled() -> None:
+    book = Book(limit_tokens_per_day=INPUT + 700, patience=10)
+    first, second = await book.working("task_a"), await book.working("task_b")
+    await first.reserve(request(max_tokens=600), 0)
+    waiting = asyncio.create_task(second.reserve(request(max_tokens=600), 0))
+    await asyncio.sleep(0.3)
+    assert not waiting.done()
+    await first.settle(Usage(input_tokens=10, output_tokens=20))
+    assert (await waiting).max_tokens == 600
+    assert only_tokens(await book.day()) == tokens(30 + INPUT + 600, 30)
+
+
+async def test_an_answer_is_not_cut_short_for_what_others_are_about_to_give_back() -> None:
+    book = Book(limit_tokens_per_day=2 * INPUT + 4_096 + 300, patience=10)
+    first, second = await book.working("task_a"), await book.working("task_b")
+    await first.reserve(request(), 0)
+    waiting = asyncio.create_task(second.reserve(request(), 0))
+    await asyncio.sleep(0.2)
+    await first.settle(Usage(input_tokens=10, output_tokens=20))
+    assert (await waiting).max_tokens == 4_096
+    # What is spent does not come back: then the rest is taken at once.
+    await second.settle(Usage(input_tokens=10, output_tokens=3_900))
+    third = await book.working("task_c")
+    assert ((await third.reserve(request(), 0)).max_tokens or 0) < 1_024
+
+
+async def test_a_call_that_has_waited_in_vain_says_that_others_are_in_the_way_and_to_ask_again_soon() -> None:
+    book = Book(limit_tokens_per_day=INPUT + 700, patience=0.3)
+    await (await book.working("task_a")).reserve(request(max_tokens=600), 0)
+    began, second = time.monotonic(), await book.working("task_b")
+    with pytest.raises(OverBudget, match=r"0 spent and \d+ reserved of .* tokens.*again in a minute") as refused:
+        await second.reserve(request(max_tokens=600), 0)
+    assert time.monotonic() - began > 0.2
+    assert refused.value.limit == "tokens_per_day"
+    assert refused.value.until is not None
+    assert 0 < refused.value.until - now_ms() <= 60_000
+    assert only_tokens(await book.day()) == tokens(INPUT + 600, 0)
+
+
+async def test_what_is_spent_is_not_waited_for() -> None:
+    book = Book(limit_tokens_per_day=INPUT + 700, patience=60)
+    first = await book.working("task_a")
+    await first.reserve(request(max_tokens=600), 0)
+    await first.settle(Usage(input_tokens=INPUT, output_tokens=600))
+    with pytest.raises(OverBudget, match="midnight UTC") as refused:
+        await asyncio.wait_for(first.reserve(request(max_tokens=600), 1), 5)
+    assert refused.value.until == day_ends(day_of(now_ms()))
+
+
+async def test_who_waits_stops_when_the_task_is_not_wanted_any_more() -> None:
+    book = Book(limit_tokens_per_day=INPUT + 700, patience=60)
+    await (await book.working("task_a")).reserve(request(max_tokens=600), 0)
+    waiting = asyncio.create_task((await book.working("task_b")).reserve(request(max_tokens=600), 0))
+    await asyncio.sleep(0.2)
+    await book.records.write(TENANT, Put(key=Key.task("task_b"), item={"attempt": 2}))
+    with pytest.raises(ClaimLost):
+        await asyncio.wait_for(waiting, 5)
+
+
+async def test_what_a_dead_attempt_holds_is_not_in_its_successors_way() -> None:
+    book = Book(limit_tokens_per_day=2 * INPUT + 700)
+    await (await book.working("task_a", attempt=1)).reserve(request(max_tokens=600), 0)
+    successor = await book.working("task_a", attempt=2)
+    assert (await successor.reserve(request(max_tokens=600), 0)).max_tokens == 600
 
 
 # -- estimates -----------------------------------------------------------------------------------------------
@@ -355,10 +465,12 @@ async def test_nothing_is_written_for_a_project_that_was_deleted_meanwhile() -> 
 # -- many at once --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("patience", [0.0, 2.0], ids=["at once", "waiting"])
 @pytest.mark.parametrize("seed", range(4))
-def test_parallel_workers_never_overspend(seed: int) -> None:
+def test_parallel_workers_never_overspend(seed: int, patience: float) -> None:
     limit = 6_000 + 500 * seed
-    book = Book(limit_tokens_per_day=limit, limit_cost_per_day=2 * limit, user_limit_tokens_per_day=limit)
+    limits = {"limit_tokens_per_day": limit, "limit_cost_per_day": 2 * limit, "user_limit_tokens_per_day": limit}
+    book = Book(patience=patience, **limits)
     asked: Counter[str] = Counter()
     lock = threading.Lock()
     gate = threading.Barrier(12)
@@ -420,6 +532,10 @@ async def system(**limits: object) -> tuple[MemoryStack, UserWorkerSpace, str]:
     return stack, space, session.id
 
 
+class Killed(Exception):
+    """The worker process is gone in this very moment."""
+
+
 async def status(stack: MemoryStack, name: str) -> tuple[int | None, int | None]:
     services = stack.parts.services
     found = await limit_status(services.records, services.allowances, TENANT)
@@ -448,9 +564,82 @@ async def test_prices_alone_say_what_a_task_cost() -> None:
     assert reply.task.cost_micros == 50 + 2 * 70
     metrics = await space.get_agent_metrics("coder")
     assert metrics.cost_micros == 190
-    assert await status(stack, "tokens_per_day") == (None, None)
-    usage = (await stack.records.query(TENANT, Key("USAGE#"))).items
-    assert usage == []
+    assert await status(stack, "cost_per_day") == (190, 0)
+
+
+async def test_what_a_day_has_used_before_a_limit_is_set_counts_against_it() -> None:
+    stack, space, session = await system()
+    stack.model.script = [calls(("list_directory", {})), says("Nothing there.")]
+    await space.send_task(session, "What is there?", None)
+    await stack.work(TENANT)
+    assert await status(stack, "tokens_per_day") == (240, 0)
+    assert await status(stack, "cost_per_day") == (380, 0)
+    for limits, error in (({"cost_per_day": 300}, PaymentRequired), ({"tokens_per_day": 300}, LimitReached)):
+        back = dict.fromkeys(("cost_per_day", "tokens_per_day")) | limits
+        await stack.parts.services.projects.update(TENANT, ProjectChanges(limits=LimitChanges(**back)))
+        with pytest.raises(error, match="today, of at most 300"):
+            await space.send_task(session, "And now?", None)
+
+
+@pytest.mark.parametrize("death", [Unavailable("model", "gone"), Killed()], ids=["no answer", "killed"])
+async def test_without_a_limit_each_answer_is_counted_once_however_often_its_task_is_begun(death: Exception) -> None:
+    stack, space, session = await system()
+    stack.model.script = [calls(("list_directory", {})), death, says("Nothing there.")]
+    sent = await space.send_task(session, "What is there?", None)
+    with pytest.raises(type(death)):
+        await stack.work(TENANT)
+    assert await status(stack, "tokens_per_day") == (120, 0)
+    stack.clock[0] += 1_000
+    await stack.work(TENANT)
+    assert (await space.wait_for_result(sent, seconds=1)).task.state is TaskState.COMPLETED
+    assert await status(stack, "tokens_per_day") == (240, 0)
+
+
+async def test_without_a_limit_the_answer_of_a_task_that_was_canceled_meanwhile_is_counted() -> None:
+    stack, space, session = await system()
+    sent = await space.send_task(session, "hello", None)
+
+    async def cancel(_: ModelRequest) -> None:
+        await space.cancel_task(sent.task_id)
+
+    stack.model.before = cancel
+    await stack.work(TENANT)
+    assert (await space.wait_for_result(sent, seconds=1)).task.state is TaskState.CANCELED
+    assert await status(stack, "tokens_per_day") == (120, 0)
+
+
+async def test_without_a_limit_an_answer_that_cannot_be_used_is_counted() -> None:
+    stack, space, session = await system()
+    stack.model.script = [ModelError("it gave an empty answer", used=(20, 400))]
+    sent = await space.send_task(session, "hello", None)
+    await stack.work(TENANT)
+    assert (await space.wait_for_result(sent, seconds=1)).task.state is TaskState.FAILED
+    assert await status(stack, "tokens_per_day") == (420, 0)
+
+
+async def test_tasks_side_by_side_that_fit_into_the_day_are_all_completed() -> None:
+    stack, space, _ = await system()
+    most = {"max_concurrency": 6, "max_tokens": 3_000}
+    await space.update_agent("coder", AgentChanges(**most))
+    await stack.parts.services.projects.update(TENANT, ProjectChanges(limits=LimitChanges(tokens_per_day=8_000)))
+    sent = []
+    for _ in range(6):
+        session = await space.sessions.create(TENANT, NewSession(target_agent="coder"))
+        sent.append(await space.send_task(session.id, "hello", None))
+
+    async def slowly(_: ModelRequest) -> None:
+        await asyncio.sleep(0.2)
+
+    stack.model.before = slowly
+
+    def workers() -> None:
+        with ThreadPoolExecutor(6) as pool:
+            list(pool.map(lambda _: asyncio.run(stack.work(TENANT)), range(6)))
+
+    await asyncio.to_thread(workers)
+    ended = [(await space.wait_for_result(each, seconds=1)).task for each in sent]
+    assert [(task.state, task.error) for task in ended] == [(TaskState.COMPLETED, None)] * 6
+    assert await status(stack, "tokens_per_day") == (6 * 120, 0)
 
 
 async def test_a_task_that_meets_the_limit_fails_and_says_until_when() -> None:
@@ -463,11 +652,8 @@ async def test_a_task_that_meets_the_limit_fails_and_says_until_when() -> None:
     assert reply.task.error.code == "limit_reached"
     assert "300 tokens" in reply.task.error.message
     assert "midnight UTC" in reply.task.error.message
+    assert (reply.task.error.limit, reply.task.error.until) == ("tokens_per_day", day_ends(day_of(now_ms())))
     assert stack.model.requests == []
-
-
-class Killed(Exception):
-    """The worker process is gone in this very moment."""
 
 
 @pytest.mark.parametrize("death", [Unavailable("model", "gone"), Killed()], ids=["no answer", "killed"])

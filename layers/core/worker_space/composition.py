@@ -16,6 +16,7 @@ from worker_space.erasure import ERASURE_SHARD, Erasures
 from worker_space.erasure_pass import Stores
 from worker_space.execution import Execution
 from worker_space.exporting import Exporter
+from worker_space.forgetting import Forgetting
 from worker_space.hibernation import Hibernation
 from worker_space.ids import new_project_id
 from worker_space.importing import Importer
@@ -24,6 +25,7 @@ from worker_space.jobs.finishing import Finishing
 from worker_space.jobs.orchestration import Orchestration
 from worker_space.jobs.orchestrator import Orchestrator
 from worker_space.jobs.overdue import OverdueReservations, OverdueSpaces, OverdueTasks
+from worker_space.jobs.reconcile import Reconciler
 from worker_space.jobs.settling import Settling
 from worker_space.jobs.sweep import Sweeper
 from worker_space.jobs.task_worker import TaskWorker
@@ -31,7 +33,18 @@ from worker_space.ledger import Ledger
 from worker_space.lifecycle import Projects
 from worker_space.plan_requests import PlanRequests
 from worker_space.planning import PlanBook
-from worker_space.ports import Cache, Content, ContextStore, DueItems, Files, Model, Queues, Records
+from worker_space.ports import (
+    Cache,
+    Content,
+    ContextStore,
+    DueItems,
+    Files,
+    FoundQueues,
+    Model,
+    Queues,
+    Records,
+    SpacesByToken,
+)
 from worker_space.projects import SPACE_SHARDS
 from worker_space.registry import AgentRegistry
 from worker_space.reset import Reset
@@ -58,8 +71,10 @@ class Ports:
 
     records: Records
     due: DueItems
+    spaces: SpacesByToken
     cache: Cache
     queues: Queues
+    inventory: FoundQueues
     memory: ContextStore
     files: Files
     content: Content
@@ -76,6 +91,7 @@ class Parts:
     dispatch: Dispatch
     worker: TaskWorker
     sweeper: Sweeper
+    reconciler: Reconciler
     dead_letters: DeadLetters
 
 
@@ -131,7 +147,9 @@ def compose(ports: Ports, settings: Settings) -> Parts:
     hibernation = Hibernation(
         records=ports.records, queues=ports.queues, registry=registry, idle_seconds=settings.idle_seconds
     )
-    reset = Reset(records=ports.records, bus=bus, ledger=ledger, texts=texts, hibernation=hibernation)
+    reset = Reset(
+        records=ports.records, bus=bus, registry=registry, ledger=ledger, texts=texts, hibernation=hibernation
+    )
     cleanup = Cleanup(records=ports.records, bus=bus, registry=registry, runtimes=runtimes, hibernation=hibernation)
     vitals = Vitals(
         records=ports.records, cache=ports.cache, queues=ports.queues, memory=ports.memory, files=ports.files
@@ -200,7 +218,14 @@ def compose(ports: Ports, settings: Settings) -> Parts:
         approval_seconds=settings.approval_seconds,
     )
     approvals = Approvals(ports.records, bus, texts)
-    sessions = ChatSessions(ports.records, texts, ports.content, bus, plans=plans, allowances=allowances)
+    forgetting = Forgetting(
+        records=ports.records,
+        memory=ports.memory,
+        run_seconds=settings.worker_timeout_seconds + settings.visibility_seconds,
+    )
+    sessions = ChatSessions(
+        ports.records, texts, ports.content, bus, plans=plans, allowances=allowances, forgetting=forgetting
+    )
     overdue_tasks = OverdueTasks(records=ports.records, bus=bus, settling=settling, ledger=ledger, approvals=approvals)
     overdue_spaces = OverdueSpaces(records=ports.records, projects=projects, hibernation=hibernation, reset=reset)
     services = Services(
@@ -212,7 +237,9 @@ def compose(ports: Ports, settings: Settings) -> Parts:
         ledger=ledger,
         projects=projects,
         erasures=erasures,
-        exporter=Exporter(records=ports.records, texts=texts, memory=ports.memory, files=ports.files),
+        exporter=Exporter(
+            records=ports.records, texts=texts, content=ports.content, memory=ports.memory, files=ports.files
+        ),
         importer=Importer(
             construction=Construction(records=ports.records, projects=projects, allowances=allowances),
             texts=texts,
@@ -251,12 +278,26 @@ def compose(ports: Ports, settings: Settings) -> Parts:
         services=services,
         dispatch=dispatch,
         worker=worker,
-        sweeper=_sweeper(ports, overdue_tasks, overdue_spaces, erasures, budget),
+        reconciler=Reconciler(
+            inventory=ports.inventory,
+            spaces=ports.spaces,
+            queues=ports.queues if settings.pool is None else None,
+            names=Names(settings.prefix),
+            orphan_seconds=settings.orphan_seconds,
+        ),
+        sweeper=_sweeper(ports, overdue_tasks, overdue_spaces, erasures, budget, forgetting),
         dead_letters=DeadLetters(records=ports.records, bus=bus, settling=settling),
     )
 
 
-def _sweeper(ports: Ports, tasks: OverdueTasks, spaces: OverdueSpaces, erasures: Erasures, budget: Budget) -> Sweeper:
+def _sweeper(
+    ports: Ports,
+    tasks: OverdueTasks,
+    spaces: OverdueSpaces,
+    erasures: Erasures,
+    budget: Budget,
+    forgetting: Forgetting,
+) -> Sweeper:
     return Sweeper(
         due=ports.due,
         handlers={
@@ -264,6 +305,7 @@ def _sweeper(ports: Ports, tasks: OverdueTasks, spaces: OverdueSpaces, erasures:
             Key.space().kind: spaces.see_to,
             Key.erasures().kind: erasures.see_to,
             Key.all_reservations().kind: OverdueReservations(budget).see_to,
+            Key.forgettings().kind: forgetting.see_to,
         },
         shards=(*DUE_SHARDS, *SPACE_SHARDS, ERASURE_SHARD),
     )

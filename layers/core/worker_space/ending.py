@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
 from worker_space.clock import now_ms
-from worker_space.errors import ClaimLost, ConditionFailed, Lost, Unavailable
+from worker_space.errors import ClaimLost, ConditionFailed, Lost, OverBudget, RequestError, RunError, Unavailable
 from worker_space.events import EventCursor, EventType, NewEvent, shown
 from worker_space.ledger import Stale
 from worker_space.metrics import counters
@@ -32,7 +32,7 @@ from worker_space.tasks import Delivery, TaskState, Ticket, due_shard
 from worker_space.telemetry import Measure, count
 from worker_space.tenancy import Key, TenantContext
 
-__all__ = ["Ending", "Followed", "Following", "Outcome", "Successor", "canceled", "end_task"]
+__all__ = ["Ending", "Followed", "Following", "Outcome", "Successor", "canceled", "end_task", "failed"]
 
 _log = logging.getLogger(__name__)
 _TRIES: Final = 30
@@ -61,6 +61,7 @@ class Outcome:
         content: The answer, or why there is none; stored as a message of the session.
         content_key: Where the content is kept instead, when it is too large for the table.
         code: A failure's stable name for programs.
+        reached: Of a failure by a limit, its name (`limit`) and when to ask again (`until`), where waiting helps.
         facts: Further attributes for the task's record (tokens, recall).
         drop: Attributes to take from the task's record.
         events: What the session is told beside the end itself.
@@ -75,6 +76,7 @@ class Outcome:
     content: str = ""
     content_key: str | None = None
     code: str | None = None
+    reached: Mapping[str, Any] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
     drop: Sequence[str] = ()
     events: Sequence[NewEvent] = ()
@@ -165,6 +167,18 @@ def canceled(effects: Sequence[str]) -> Outcome:
     if len(effects) > _EFFECTS_SHOWN:
         done += f"; and {len(effects) - _EFFECTS_SHOWN} more"
     return Outcome(state=TaskState.CANCELED, content=f"Canceled by the user. Done before that: {done}.")
+
+
+def failed(error: RunError | RequestError) -> Outcome:
+    """The end of a task whose run cannot go on.
+
+    A request error is one of the agent's configuration: a model or tool that is served no more.
+    """
+    code = error.code if isinstance(error, RunError) else RunError.code
+    reached: dict[str, Any] = {}
+    if isinstance(error, OverBudget):
+        reached = {"limit": error.limit} | ({} if error.until is None else {"until": error.until})
+    return Outcome(state=TaskState.FAILED, code=code, content=str(error), reached=reached)
 
 
 async def end_task(records: Records, tenant: TenantContext, ending: Ending, outcome: Outcome) -> Sequence[Delivery]:
@@ -305,7 +319,7 @@ class _End:
         if outcome.state.ended:
             changes["ended_at"] = now
         if outcome.code:
-            changes["error"] = {"code": outcome.code, "message": outcome.content}
+            changes["error"] = {"code": outcome.code, "message": outcome.content, **outcome.reached}
         due_at = outcome.due_at
         if outcome.handover is not None and handed_over is not None:
             changes["dispatch"] = handed_over.dispatch

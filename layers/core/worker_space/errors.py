@@ -127,19 +127,30 @@ class OverBudget(RunError):
     """A model call would go over what the project or user may use in a day; the text says what, and until when.
 
     The code is `limit_reached`, or `payment_required` where it is money.
+
+    Attributes:
+        limit: The limit's name.
+        until: When it may be asked again, epoch milliseconds; `None` where nobody said.
     """
 
-    def __init__(self, message: str, *, money: bool = False) -> None:
+    def __init__(self, message: str, *, money: bool = False, until: int | None = None) -> None:
         super().__init__(message)
         self.code = "payment_required" if money else "limit_reached"
+        self.limit = "cost_per_day" if money else "tokens_per_day"
+        self.until = until
 
 
 class Unavailable(WorkerSpaceError):
-    """A dependency does not answer, or answers with an error of its own. Repeating later may succeed."""
+    """A dependency does not answer, or answers with an error of its own. Repeating later may succeed.
 
-    def __init__(self, dependency: str, reason: str) -> None:
+    Attributes:
+        begun: Whether its answer had begun to come: of a model, the call is paid for.
+    """
+
+    def __init__(self, dependency: str, reason: str, *, begun: bool = False) -> None:
         super().__init__(f"{dependency} is unavailable: {reason}")
         self.dependency = dependency
+        self.begun = begun
 
 
 class Lost(WorkerSpaceError):

@@ -1,7 +1,7 @@
 """How much of each limit is used now."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -24,6 +24,8 @@ from worker_space.tenancy import Key, TenantContext
 
 __all__ = ["LimitStatus", "limit_status"]
 
+_ALWAYS_COUNTED: Final = frozenset({"agents", "sessions", "open_tasks", "tokens_per_day", "cost_per_day"})
+
 
 class LimitStatus(BaseModel):
     """One limit; money in millionths of the deployment's currency, times in epoch milliseconds."""
@@ -33,7 +35,7 @@ class LimitStatus(BaseModel):
     name: str
     scope: Literal["project", "user"] = Field(description="`user`: over all projects of yours.")
     limit: int | None = Field(description="The most; null is without a limit.")
-    used: int | None = Field(description="As of now; null where it is not counted because there is no limit.")
+    used: int | None = Field(description="As of now; null where it is not counted without a limit.")
     reserved: int | None = Field(default=None, description="Set aside for model calls under way.")
     until: int | None = Field(default=None, description="When it is counted anew; null for what does not pass by time.")
     source: Source = Field(description="Who decides it: the deployment, its operator for this project, or yourself.")
@@ -115,7 +117,7 @@ def _status(
         until = minute_ends(minute_of(now))
     elif name.endswith("_per_day"):
         until = day_ends(day)
-    # What has no limit is not counted, but where the count is kept for its own sake.
-    counted = limit is not None or name in {"agents", "sessions", "open_tasks"}
+    # Without a limit only that is counted whose count is kept for its own sake.
+    counted = limit is not None or (scope == "project" and name in _ALWAYS_COUNTED)
     spent, reserved = used if counted else (None, None)
     return LimitStatus(name=name, scope=scope, limit=limit, used=spent, reserved=reserved, until=until, source=source)

@@ -8,16 +8,18 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from worker_space.allowances import day_ends
-from worker_space.errors import ConditionFailed, OverBudget
+from worker_space.errors import ConditionFailed
 from worker_space.ports import Records
 from worker_space.records import All, Any_, AtMost, Condition, Delete, Equals, Exists, Item, Missing, Update, Write
 from worker_space.tenancy import Key, TenantContext
 
-__all__ = ["Account", "Scope", "ended", "lapse", "over_budget", "used_of"]
+__all__ = ["Account", "Counted", "Scope", "ended", "lapse"]
 
 _KEPT_SECONDS: Final = 7 * 24 * 3600
 
 Scope = Literal["tenant", "user"]
+Counted = Literal["committed", "spent"]
+"""What counts as used: what is spent and reserved, or what is spent alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,11 +39,24 @@ class Account:
         """Where the day's counts are kept."""
         return Key.usage(f"day{day}", self.scope)
 
-    def left(self, item: Item) -> tuple[int | None, int | None]:
-        """Tokens and money that are not committed yet; `None` without a limit."""
-        tokens = None if self.tokens is None else self.tokens - int(item.get("committed_tokens", 0))
-        cost = None if self.cost is None else self.cost - int(item.get("committed_cost", 0))
+    @property
+    def limited(self) -> bool:
+        """Whether anything is limited in it."""
+        return self.tokens is not None or self.cost is not None
+
+    def left(self, item: Item, counted: Counted) -> tuple[int | None, int | None]:
+        """Tokens and money that are neither spent nor, as `counted` says, reserved; `None` without a limit."""
+        tokens = None if self.tokens is None else self.tokens - int(item.get(f"{counted}_tokens", 0))
+        cost = None if self.cost is None else self.cost - int(item.get(f"{counted}_cost", 0))
         return tokens, cost
+
+    def book(self, day: str, tokens: int, cost: int) -> Update:
+        """The change that counts what was used without a reservation, of which nothing is refused."""
+        return Update(
+            key=self.key(day),
+            add={"committed_tokens": tokens, "committed_cost": cost, "spent_tokens": tokens, "spent_cost": cost},
+            set={"expires_at": day_ends(day) // 1000 + _KEPT_SECONDS},
+        )
 
     def commit(self, day: str, tokens: int, cost: int) -> Update:
         """The change that commits so much more, under the condition that it fits."""
@@ -97,24 +112,3 @@ async def lapse(records: Records, tenant: TenantContext, reservation: Item) -> b
             if error.items[0] is not None:
                 return False
     return False
-
-
-def used_of(item: Item, what: str) -> str:
-    """What is used of a day, in words."""
-    spent, committed = int(item.get(f"spent_{what}", 0)), int(item.get(f"committed_{what}", 0))
-    return f"{spent} spent and {committed - spent} reserved" if committed > spent else f"{spent} used"
-
-
-def over_budget(account: Account, day: str, used: str, needed: int, *, money: bool) -> OverBudget:
-    """What a model call that does not fit fails with.
-
-    Args:
-        used: What is used of the limit, and the limit.
-        needed: What the call may need, at the least.
-    """
-    date = f"{day[:4]}-{day[4:6]}-{day[6:]}"
-    return OverBudget(
-        f"The limit of the day is reached: {account.whose} {used}, and this model call may need {needed}."
-        f" The day {date} ends at midnight UTC; then ask again.",
-        money=money,
-    )

@@ -10,18 +10,25 @@ after its reservation was written under the condition that what is committed the
 ```
 
 A reservation is an item of its own, and whoever ends it deletes it in the transaction that changes the counts: of a
-worker that settles late and a sweeper, one does. Nothing of this is written where no such limit is set.
+worker that settles late and a sweeper, one does. Where nothing but reservations is in the way, a call waits a little
+for them to be settled.
+
+Where no such limit is set, nothing is reserved: what was used is counted on the project's day by the transaction that
+saves the answer, at no further call. So a limit that is set later knows what the day has used.
 """
 
 import asyncio
 import json
 import logging
+import random
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 from worker_space.allowances import Allowances, day_of
 from worker_space.clock import now_ms
-from worker_space.errors import ConditionFailed, Lost, ModelError, RequestError, RunError, Unavailable
+from worker_space.errors import ClaimLost, ConditionFailed, Lost, ModelError, RequestError, RunError, Unavailable
+from worker_space.model_calls import watched_call
 from worker_space.models import AssistantTurn, ModelReply, ModelRequest, Usage
 from worker_space.ports import Records
 from worker_space.projects import Space
@@ -30,12 +37,14 @@ from worker_space.records import (
     Condition,
     Delete,
     Equals,
+    Exists,
     Item,
     Missing,
     Put,
     Write,
 )
-from worker_space.reservations import Account, Scope, ended, lapse, over_budget, used_of
+from worker_space.reservations import Account, Scope, ended, lapse
+from worker_space.room import Room
 from worker_space.tasks import due_shard
 from worker_space.tenancy import Key, TenantContext
 
@@ -43,10 +52,13 @@ __all__ = ["Budget", "Spending", "estimated_input"]
 
 _OUTPUT_TOKENS: Final = 4_096
 """Reserved for an answer whose agent sets no `max_tokens`, and asked for: no call may exceed its reservation."""
-_LEAST_OUTPUT: Final = 256
 _FRAME_TOKENS: Final = 16
 _TRIES: Final = 50
+_OWED: Final = "usage"
 _SETTLE_PAUSES: Final = (0.1, 0.5, 0.0)
+_PATIENCE_SECONDS: Final = 20.0
+_FIRST_PAUSE: Final = 0.1
+_LONGEST_PAUSE: Final = 2.0
 _log = logging.getLogger(__name__)
 
 
@@ -73,12 +85,21 @@ class Budget:
 
     Args:
         hold_seconds: A reservation that was not settled after so long is ended by the sweeper: its worker is dead.
+        patience_seconds: So long a call waits for the reservations of others to be settled.
     """
 
-    def __init__(self, records: Records, allowances: Allowances, *, hold_seconds: int) -> None:
+    def __init__(
+        self,
+        records: Records,
+        allowances: Allowances,
+        *,
+        hold_seconds: int,
+        patience_seconds: float = _PATIENCE_SECONDS,
+    ) -> None:
         self._records = records
         self._allowances = allowances
         self._hold_ms = hold_seconds * 1000
+        self._patience = patience_seconds
 
     def spending(
         self,
@@ -100,18 +121,21 @@ class Budget:
         user = self._allowances.user
         own, by_operator = ({}, {}) if space is None else (space.limits, space.operator_limits)
         limits = self._allowances.of(own, by_operator)
-        accounts = (
-            Account(scope="tenant", whose="this project has", tokens=limits.tokens_per_day, cost=limits.cost_per_day),
-            Account(scope="user", whose="you have", tokens=user.tokens_per_day, cost=user.cost_per_day),
+        project = Account(
+            scope="tenant", whose="this project has", tokens=limits.tokens_per_day, cost=limits.cost_per_day
         )
+        person = Account(scope="user", whose="you have", tokens=user.tokens_per_day, cost=user.cost_per_day)
+        # A project's day is counted always; a user's, which all their projects would write, where it is limited.
+        accounts = [project, *([person] if person.limited else [])]
         return Spending(
             records=self._records,
             allowances=self._allowances,
             tenant=tenant,
-            accounts=[each for each in accounts if each.tokens is not None or each.cost is not None],
+            accounts=accounts,
             task_id=task_id,
             attempt=attempt,
             hold_ms=self._hold_ms,
+            patience=self._patience,
             fence=Check(key=Key.task(task_id), when=fence),
             lost=lost,
         )
@@ -126,7 +150,7 @@ class Budget:
 
 
 class Spending:
-    """Reserves and settles the model calls of one attempt at a task; without a limit it does nothing at all."""
+    """Reserves and settles the model calls of one attempt at a task; without a limit it counts what they used."""
 
     def __init__(
         self,
@@ -138,6 +162,7 @@ class Spending:
         task_id: str,
         attempt: int,
         hold_ms: int,
+        patience: float,
         fence: Check,
         lost: Callable[[Item], Lost],
     ) -> None:
@@ -145,13 +170,17 @@ class Spending:
         self._allowances = allowances
         self._tenant = tenant
         self._accounts = accounts
+        self._limited = any(account.limited for account in accounts)
         self._task_id = task_id
         self._attempt = attempt
         self._hold_ms = hold_ms
+        self._patience = patience
         self._fence = fence
         self._lost = lost
         self._held: Item | None = None
         self._model = ""
+        self._owed_tokens = 0
+        self._owed_cost = 0
 
     async def call(
         self, request: ModelRequest, number: int, ask: Callable[[ModelRequest], Awaitable[ModelReply]]
@@ -161,21 +190,28 @@ class Spending:
         Args:
             number: Which of the task's model calls it is.
             ask: Asks the model; what it raises gives the reservation back, but for the tokens of an answer that cannot
-                be used, and where the worker itself is stopped: then the call may have been paid.
+                be used, for the input of one that had begun or is not wanted any more, and where the worker itself is
+                stopped: then the call may have been paid.
 
         Raises:
             OverBudget, RunError, Lost: As `reserve`.
         """
         request = await self.reserve(request, number)
         try:
-            reply = await ask(request)
-        except (RequestError, RunError, Unavailable) as error:
-            used = error.used if isinstance(error, ModelError) else None
-            if used is None:
-                await self.release()
-            else:
+            reply = await watched_call(
+                request, ask, cost=lambda used: self._allowances.cost_micros(request.model, used)
+            )
+        except (RequestError, RunError, Unavailable, Lost) as error:
+            if isinstance(error, ModelError) and error.used is not None:
                 # An answer that cannot be used is paid for all the same.
-                await self.settle(Usage(input_tokens=used[0], output_tokens=used[1]))
+                await self.settle(Usage(input_tokens=error.used[0], output_tokens=error.used[1]))
+            elif isinstance(error, Lost) or (isinstance(error, Unavailable) and error.begun):
+                # Nobody says how much of an answer came: its input counts, as where a worker dies.
+                await self.settle(Usage(input_tokens=estimated_input(request)))
+            else:
+                await self.release()
+            if isinstance(error, Unavailable | ClaimLost):
+                await self._book_now()
             raise
         await self.settle(reply.usage)
         return reply
@@ -183,28 +219,40 @@ class Spending:
     async def reserve(self, request: ModelRequest, number: int) -> ModelRequest:
         """Set aside what a call may use, at most; the request to make then, whose answer is bounded to it.
 
+        Where only reservations of others leave less than the call needs, it waits for them to be settled.
+
         Args:
             number: Which of the task's model calls it is. A reservation of the same call by an earlier attempt is
                 ended by this.
 
         Raises:
-            OverBudget: Less is left than the call needs; the text says of what, and until when.
+            OverBudget: Less is left than the call needs; it says of what, and until when.
             RunError: The model has no price, and there is a limit of money.
             Lost: Another attempt has the task, or it has ended, or it is to stop.
         """
-        if not self._accounts:
+        self._model = request.model
+        if not self._limited:
             return request
         self._check_priced(request.model)
-        self._model = request.model
         read = estimated_input(request)
         wanted = request.max_tokens or _OUTPUT_TOKENS
+        room = Room(self._allowances, self._accounts, model=request.model, read=read, wanted=wanted)
         place = Key.reservation(self._task_id, number)
         stored: dict[Scope, Item] = {}
         day = day_of(now_ms())
-        for _ in range(_TRIES):
+        until, pause, tries = time.monotonic() + self._patience, _FIRST_PAUSE, _TRIES
+        while tries:
+            tries -= 1
             if (today := day_of(now_ms())) != day:
                 day, stored = today, {}
-            output = self._affordable(request.model, read, wanted, stored, day)
+            output = room.output(stored)
+            if time.monotonic() < until and room.may_grow(stored):
+                await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spread, not a secret
+                # The next try is written as if there were room: if not, its failure tells what is there now, and
+                # whether the task is still wanted.
+                pause, stored, tries = min(2 * pause, _LONGEST_PAUSE), {}, _TRIES
+                continue
+            room.check(stored, day)
             held = self._reservation(request.model, read, output, day)
             writes: list[Write] = [
                 self._fence,
@@ -218,6 +266,8 @@ class Spending:
                     raise self._lost(error.items[0]) from error
                 if error.items[1] is not None:
                     await lapse(self._records, self._tenant, error.items[1])
+                    stored = {}
+                    continue
                 found = zip(self._accounts, error.items[2:], strict=True)
                 stored |= {account.scope: item for account, item in found if item is not None}
                 continue
@@ -231,28 +281,6 @@ class Spending:
                 f"The model {model} has no price here, and what may be spent in a day is limited: choose another"
                 " model, or have the operator set its price (WORKER_SPACE_PRICES)."
             )
-
-    def _affordable(self, model: str, read: int, wanted: int, stored: Mapping[Scope, Item], day: str) -> int:
-        """As many output tokens as all limits leave room for, and not more than wanted."""
-        output = wanted
-        least = min(wanted, _LEAST_OUTPUT)
-        read_cost = self._allowances.cost_micros(model, Usage(input_tokens=read))
-        for account in self._accounts:
-            item = stored.get(account.scope, {})
-            tokens, cost = account.left(item)
-            if tokens is not None:
-                output = min(output, tokens - read)
-                if output < least:
-                    used = f"{used_of(item, 'tokens')} of {account.tokens} tokens"
-                    raise over_budget(account, day, used, read + least, money=False)
-            if cost is not None:
-                payable = self._allowances.affordable_output(model, read, cost)
-                output = output if payable is None else min(output, payable)
-                if output < least or read_cost > cost:
-                    needed = self._allowances.cost_micros(model, Usage(input_tokens=read, output_tokens=least))
-                    used = f"{used_of(item, 'cost')} of {account.cost} millionths of the currency"
-                    raise over_budget(account, day, used, needed, money=True)
-        return output
 
     def _reservation(self, model: str, read: int, output: int, day: str) -> dict[str, Any]:
         cost = self._allowances.cost_micros
@@ -276,8 +304,39 @@ class Spending:
 
         An answer that is paid for is not lost for a table that does not answer: then the sweeper ends the reservation.
         """
-        await self._end(usage.input_tokens + usage.output_tokens, self._allowances.cost_micros(self._model, usage))
+        tokens, cost = usage.input_tokens + usage.output_tokens, self._allowances.cost_micros(self._model, usage)
+        if not self._limited:
+            self._owed_tokens += tokens
+            self._owed_cost += cost
+        await self._end(tokens, cost)
 
+    # -- without a limit -------------------------------------------------------------------------
+    def owed(self) -> Mapping[str, Write]:
+        """The writes by label that count what was used without a reservation and is not counted yet.
+
+        They belong into the transaction that saves what was paid for: then each call counts once.
+        """
+        if self._owed_tokens == self._owed_cost == 0:
+            return {}
+        # Where nothing is limited there is the project's account alone.
+        day = day_of(now_ms())
+        return {_OWED: self._accounts[0].book(day, self._owed_tokens, self._owed_cost)}
+
+    def counted(self) -> None:
+        """What `owed` said was written."""
+        self._owed_tokens = self._owed_cost = 0
+
+    async def _book_now(self) -> None:
+        """Count what no answer is saved with: the attempt ends here, and the next one knows nothing of it."""
+        if not (owed := self.owed()):
+            return
+        try:
+            await self._records.write(self._tenant, Check(key=self._fence.key, when=Exists("sk")), *owed.values())
+            self.counted()
+        except (ConditionFailed, Unavailable) as error:
+            _log.warning("what a call of task %s used is not counted: %s", self._task_id, error)
+
+    # -- with one --------------------------------------------------------------------------------
     async def release(self) -> None:
         """Give the reservation back: the provider refused the call or did not answer it."""
         await self._end(0, 0)

@@ -94,7 +94,8 @@ class PydanticAIModels:
     ) -> ModelReply:
         """One answer; what fails for a passing reason is sent at most twice more within `timeout_seconds`.
 
-        A streamed answer is repeated only while none of its text was given: what broke off later is `Unavailable`.
+        A streamed answer is repeated only while none of its text was given: what broke off later is `Unavailable`,
+        and says that it had begun.
 
         Raises:
             InvalidRequest: No provider of this deployment serves the name.
@@ -136,12 +137,14 @@ class PydanticAIModels:
                             self._refused()
                         pause = self._pause(attempt, getattr(error, "retry_after", None))
                         last = given or attempt == _ATTEMPTS or clock() + pause >= deadline
+                        if isinstance(failure, Unavailable):
+                            failure.begun = given
                         if not isinstance(failure, Unavailable) or last:
                             raise failure from error
                     attempt += 1
                     await asyncio.sleep(pause)
         except TimeoutError as error:
-            raise Unavailable("model", f"no answer within {request.timeout_seconds:g} s") from error
+            raise Unavailable("model", f"no answer within {request.timeout_seconds:g} s", begun=given) from error
 
     async def close(self) -> None:
         """Close the clients' connections, on the event loop that used them."""

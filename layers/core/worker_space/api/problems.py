@@ -16,7 +16,6 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
-from worker_space.allowances import day_ends, day_of
 from worker_space.clock import now_ms
 from worker_space.errors import (
     ClaimLost,
@@ -160,7 +159,7 @@ class ProblemEntry(BaseModel):
 
 
 class Problem(BaseModel):
-    """RFC 9457 problem details. Some problems have further members, such as `task_id`."""
+    """RFC 9457 problem details; what is not of the standard is left out where it does not apply."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -170,6 +169,12 @@ class Problem(BaseModel):
     detail: str = Field(description="What was wrong, and what to do.")
     instance: str = Field(description="The path that was asked for.")
     errors: list[ProblemEntry] | None = Field(default=None, description="The wrong values, at most ten.")
+    limit: str | None = Field(default=None, description="The limit that is reached, as `…/limits/` names it.")
+    until: int | None = Field(
+        default=None, description="When to repeat the request, epoch milliseconds, where waiting helps."
+    )
+    task_id: str | None = Field(default=None, description="The task whose run failed or was canceled.")
+    correlation_id: str | None = Field(default=None, description="What to name when reporting an error of ours.")
 
 
 def problem(
@@ -235,14 +240,17 @@ def unexpected(error: BaseException, path: str, *, correlation_id: str) -> Respo
 
 
 def task_failed(detail: str, path: str, *, task: Task) -> Response:
-    """The answer to a message whose run failed; one that met a limit of the day says when that ends."""
-    kind = _OVER_BUDGET.get("" if task.error is None else task.error.code)
-    if kind is None:
+    """The answer to a message whose run failed; one that met a limit says which, and when to ask again."""
+    error = task.error
+    kind = None if error is None else _OVER_BUDGET.get(error.code)
+    if error is None or kind is None:
         return problem(_TASK_FAILED, detail, path, task_id=task.id)
-    ended_at = task.ended_at or now_ms()
-    until = day_ends(day_of(ended_at))
-    headers = {"Retry-After": str(max(1, -(-(until - ended_at) // 1000)))}
-    return problem(kind, detail, path, headers=headers, task_id=task.id, until=until)
+    members: dict[str, Any] = {"limit": error.limit, "until": error.until}
+    headers = {}
+    if error.until is not None:
+        headers["Retry-After"] = str(max(1, -(-(error.until - now_ms()) // 1000)))
+    told = {name: value for name, value in members.items() if value is not None}
+    return problem(kind, detail, path, headers=headers, task_id=task.id, **told)
 
 
 def task_canceled(detail: str, path: str, *, task_id: str) -> Response:

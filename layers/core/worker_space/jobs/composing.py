@@ -81,7 +81,8 @@ class Composer:
         if reply.tool_calls or not content.strip():
             return listed(results)
         whole = reply.model_copy(update={"content": content})
-        await journal.model(whole, milliseconds=round((time.monotonic() - began) * 1000))
+        milliseconds = round((time.monotonic() - began) * 1000)
+        await journal.model(whole, milliseconds=milliseconds, spending=spending)
         return content
 
 

@@ -103,7 +103,8 @@ class Decider:
         began = time.monotonic()
         calls = journal.progress.model_calls
         reply = await spending.call(request, calls, lambda bounded: self._models.request(tenant, bounded))
-        await journal.model(reply, milliseconds=round((time.monotonic() - began) * 1000))
+        milliseconds = round((time.monotonic() - began) * 1000)
+        await journal.model(reply, milliseconds=milliseconds, spending=spending)
         return reply
 
 

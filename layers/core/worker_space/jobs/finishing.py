@@ -15,6 +15,7 @@ from worker_space.planning import PlanBook
 from worker_space.records import All, Item, Missing
 from worker_space.tasks import Delivery, TaskState
 from worker_space.tenancy import TenantContext
+from worker_space.usage import Spending
 
 __all__ = ["Finishing"]
 
@@ -39,12 +40,14 @@ class Finishing:
         question: str,
         effects: Sequence[str],
         remembered_in: int | None,
+        spending: Spending,
         task: Item | None = None,
     ) -> None:
         """End the claim, and see to what follows.
 
         Args:
             remembered_in: The generation of the agent's context that the interaction belongs to, if to any.
+            spending: What the claim's model calls were made by; what they used is counted with the end.
             task: The orchestrator's own, as read.
         """
         delivery = claim.delivery
@@ -53,6 +56,7 @@ class Finishing:
             # Its answer is no message of the session: those that build on it, and its plan's answer, read it here.
             kept = {"content": outcome.content} if outcome.content_key is None else {"content_key": outcome.content_key}
             outcome = replace(outcome, facts={**outcome.facts, **kept})
+        outcome = replace(outcome, also={**outcome.also, **spending.owed()})
         mine = All(*still_mine(claim))
         ending = Ending(
             ticket=delivery.ticket,
@@ -69,8 +73,7 @@ class Finishing:
         try:
             deliveries = await self._end_or_try_again(delivery.tenant, ending, outcome)
         except TaskCanceled:
-            facts = outcome.facts
-            outcome = replace(canceled(effects), facts=facts)
+            outcome = replace(canceled(effects), facts=outcome.facts, also=spending.owed())
             deliveries = await self._end_or_try_again(delivery.tenant, replace(ending, when=mine), outcome)
         if outcome.state in {TaskState.SUBMITTED, TaskState.DELEGATED}:
             # The task goes on, and whoever waits for it goes on waiting.

@@ -17,6 +17,7 @@ from worker_space.models import AssistantTurn, ModelReply, ToolCall, ToolResult,
 from worker_space.records import Write
 from worker_space.steps import result_path, short_arguments
 from worker_space.texts import Texts
+from worker_space.usage import Spending
 
 __all__ = ["Journal"]
 
@@ -81,13 +82,19 @@ class Journal:
         place = len(turn.tool_calls) - len(self.progress.pending)
         return f"{self._claim.delivery.task}#{self.progress.model_calls}.{place}"
 
-    async def model(self, reply: ModelReply, *, milliseconds: int) -> None:
-        """Save a model's answer; stands before the tools it asks for."""
+    async def model(self, reply: ModelReply, *, milliseconds: int, spending: Spending) -> None:
+        """Save a model's answer; stands before the tools it asks for.
+
+        Args:
+            spending: What the call was made by; what it used is counted with it.
+        """
         calls = [{"name": call.name, "arguments": short_arguments(call.arguments)} for call in reply.tool_calls]
         told = {"kind": "model", "tool_calls": calls}
         if reply.content:
             told["text"] = shown(reply.content)["content"]
-        await self._save("model", {"reply": reply.model_dump(mode="json"), "ms": milliseconds}, told=told)
+        body = {"reply": reply.model_dump(mode="json"), "ms": milliseconds}
+        await self._save("model", body, told=told, also=spending.owed())
+        spending.counted()
 
     async def intent(
         self, call: ToolCall, intent: Mapping[str, Any], *, effect: str, also: Mapping[str, Write] | None = None

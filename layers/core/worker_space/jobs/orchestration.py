@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from worker_space.ending import Outcome, canceled
+from worker_space.ending import canceled, failed
 from worker_space.errors import RequestError, RunError, TaskCanceled, Unavailable
 from worker_space.home import Home
 from worker_space.jobs.conversation import conversation
@@ -19,7 +19,6 @@ from worker_space.models import Usage
 from worker_space.planning import PlanBook
 from worker_space.ports import Records
 from worker_space.records import Item
-from worker_space.tasks import TaskState
 from worker_space.tenancy import Key
 from worker_space.texts import Texts
 from worker_space.usage import Budget
@@ -63,9 +62,9 @@ class Orchestration:
             ClaimLost: Another attempt has the task.
         """
         tenant, key = claim.delivery.tenant, Key.task(claim.delivery.task)
+        spending = spending_of(self._budget, claim, None if home is None else home.space)
         for _ in range(_PLAN_TRIES):
             journal = Journal(self._ledger, self._texts, claim)
-            spending = spending_of(self._budget, claim, None if home is None else home.space)
             task: Item = {}
             done: Sequence[str] = ()
             try:
@@ -82,15 +81,16 @@ class Orchestration:
             except TaskCanceled:
                 outcome = canceled(done)
             except (RunError, RequestError) as error:
-                code = error.code if isinstance(error, RunError) else RunError.code
-                outcome = Outcome(state=TaskState.FAILED, code=code, content=str(error))
+                outcome = failed(error)
             used = Usage(input_tokens=journal.progress.input_tokens, output_tokens=journal.progress.output_tokens)
             facts = {**outcome.facts, **used.model_dump()}
             if (cost := self._budget.cost_micros(self._orchestrator.model, used)) is not None:
                 facts["cost_micros"] = cost
             try:
                 outcome = replace(outcome, facts=facts)
-                await self._finishing.end(claim, outcome, question="", effects=done, remembered_in=None, task=task)
+                await self._finishing.end(
+                    claim, outcome, question="", effects=done, remembered_in=None, spending=spending, task=task
+                )
                 return
             except Stale as stale:
                 _log.info("task %s is looked at again: %s", claim.delivery.task, stale)

@@ -263,6 +263,7 @@ class Orchestrator:
                     code="limit_reached",
                     content=f"The plan has {more} tasks to begin, and this project has {count} open tasks of at most"
                     f" {most}: let some end, or cancel some, and ask again.",
+                    reached={"limit": "open_tasks"},
                 )
         return set_going(work, home, stored, changed, redispatch_ms=late, most_open=most, new=new, asked_for=asked_for)
 
