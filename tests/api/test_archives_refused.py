@@ -3,7 +3,6 @@
 import asyncio
 import io
 import json
-import secrets
 import zipfile
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -45,6 +44,18 @@ def _same_name(lines: Lines) -> None:
     _config(lines, name=lines["agents.jsonl"][1]["config"]["name"].upper())
 
 
+def _step(lines: Lines, **changes: Any) -> None:
+    step = lines["steps.jsonl"][0]
+    step["body"] = json.dumps({**json.loads(step["body"]), **changes})
+
+
+def _tokens(lines: Lines, tokens: int) -> None:
+    step = next(line for line in lines["steps.jsonl"] if line["kind"] == "model")
+    body = json.loads(step["body"])
+    body["reply"]["usage"]["input_tokens"] = tokens
+    step["body"] = json.dumps(body)
+
+
 def _open(lines: Lines, **changes: Any) -> dict[str, Any]:
     """Have the first message's task not have ended."""
     task: dict[str, Any] = next(line for line in lines["tasks.jsonl"] if line["type"] == "message")
@@ -79,7 +90,21 @@ BAD: Mapping[str, tuple[Change, str]] = {
     "a role of nobody": (lambda x: _line(x, "messages.jsonl", role="system"), "role"),
     "an event left out": (lambda x: x["events.jsonl"].pop(0), "seq"),
     "an unknown event": (lambda x: _line(x, "events.jsonl", type="explosion"), "type"),
-    "an event with a huge number": (lambda x: _line(x, "events.jsonl", data={"n": 10**50}), "stored"),
+    "an event with a huge number": (lambda x: _line(x, "events.jsonl", data={"n": 10**50}), "line 1: data.n: a number"),
+    "an event with a tiny number": (lambda x: _line(x, "events.jsonl", data={"n": 1e-200}), "data.n: a number"),
+    "a version of 401 digits": (lambda x: _line(x, "agents.jsonl", version=10**400), "agents.jsonl, line 1: version:"),
+    "a format of 401 digits": (lambda x: _line(x, "manifest.json", version=10**400), "manifest.json: version:"),
+    "a limit of 401 digits": (lambda x: _line(x, "project.json", limits={"agents": 10**400}), "project.json: limits.a"),
+    "a negative number of 401 digits": (lambda x: _line(x, "tasks.jsonl", attempt=-(10**400)), "line 1: attempt:"),
+    "a plan of a huge version": (lambda x: x["plans.jsonl"][0]["plan"].update(version=10**30), "line 1: plan.version"),
+    "a plan of no time": (lambda x: x["plans.jsonl"][0]["plan"].update(created_at=-1), "line 1: plan.created_at"),
+    "a step that took for ever": (lambda x: _step(x, ms=10**400), "steps.jsonl, line 1: body: ms"),
+    "a step of too many tokens": (lambda x: _tokens(x, 10**30), "body: reply.usage.input_tokens"),
+    "a note longer than a note": (lambda x: _line(x, "context.jsonl", text="x" * 8_001), "context.jsonl, line 1: text"),
+    "a message longer than one": (lambda x: _line(x, "messages.jsonl", content="ä" * 600_000), "line 1: content"),
+    "a message that no user can send": (lambda x: _line(x, "messages.jsonl", content="a\0"), "line 1: content"),
+    "a message of no text": (lambda x: _line(x, "messages.jsonl", content=" "), "line 1: content"),
+    "an answered task said to be working": (lambda x: _line(x, "tasks.jsonl", state="working"), "messages.jsonl, line"),
     "an event nested deep": (lambda x: _line(x, "events.jsonl", data={"n": json.loads("[" * 60 + "]" * 60)}), "stored"),
     "an event with half a character": (lambda x: _line(x, "events.jsonl", data={"n": "\ud800"}), "stored"),
     "an event that is too large": (lambda x: _line(x, "events.jsonl", data={"n": "x" * 400_000}), "bytes"),
@@ -172,8 +197,8 @@ async def test_an_archive_that_unpacks_to_too_much_is_422_before_it_is_unpacked(
     for bomb in (one_line, many_lines):
         answer = await bring(service, bomb)
         assert (answer.status_code, kind(answer)) == (422, "invalid-request")
-    valid = {"agent_id": lines["agents.jsonl"][0]["id"], "text": "x" * 190_000, "kind": "note", "created_at": 1}
-    lines["context.jsonl"] = [{**valid, "id": f"n{number}"} for number in range(400)]
+    valid = {"agent_id": lines["agents.jsonl"][0]["id"], "text": "x" * 8_000, "kind": "note", "created_at": 1}
+    lines["context.jsonl"] = [{**valid, "id": f"n{number}"} for number in range(9_000)]
     many_texts = packed(lines)
     assert len(many_texts) < 1_000_000
     answer = await bring(service, many_texts)
@@ -187,12 +212,12 @@ async def test_an_archive_over_5_mib_is_413(service: Service) -> None:
     assert (answer.status_code, kind(answer)) == (413, "too-large")
 
 
-async def test_a_project_too_large_for_one_answer_is_413_that_says_what_to_do(service: Service) -> None:
+async def test_a_project_too_large_for_an_archive_is_413_that_says_what_to_do(service: Service) -> None:
     project = await service.project()
     session = (await service.call("POST", f"{project}/chat/sessions/", json={})).json()["id"]
     async with service.worker():
-        for _ in range(8):
-            text = secrets.token_hex(500_000)
+        for _ in range(36):
+            text = "x" * 1_000_000
             assert (await say(service, f"{project}/chat/{session}/message/", text)).status_code == 200
     answer = await service.call("GET", f"{project}/export")
     assert (answer.status_code, kind(answer)) == (413, "too-large")

@@ -91,6 +91,42 @@ async def read(store: Store, tenant: TenantContext, path: str) -> bytes | None:
     return None if body is None else body.data
 
 
+# -- contents that are handed out
+
+
+async def handed_out(store: Store, signed: SignedRequest, *, method: str = "", url: str = "") -> tuple[int, bytes]:
+    if isinstance(store.content, MemoryContent):
+        return await store.content.perform(method or signed.method, url or signed.url)
+    return await store.perform(signed, method=method, url=url)
+
+
+async def test_a_content_is_handed_out_under_one_key_by_an_address_of_its_own(
+    store: Store, tenant: TenantContext, request: pytest.FixtureRequest
+) -> None:
+    asked: Any = {"filename": "project.zip", "content_type": "application/zip", "seconds": 60}
+    large = secrets.token_bytes(3_000_000)
+    first = await store.content.hand_out(tenant, "export.zip", large, **asked)
+    second = await store.content.hand_out(tenant, "export.zip", b"second", **asked)
+    assert (first.method, first.headers) == ("GET", {})
+    assert first.expires_at <= time.time() * 1000 + 60_000
+    without_versions = request.node.callspec.params["store"] == "s3 without versions"
+    assert await handed_out(store, first) == (200, b"second" if without_versions else large)
+    assert await handed_out(store, second) == (200, b"second")
+    assert [key async for key in store.content.all_keys(tenant)] == ["export.zip"]
+    assert (await handed_out(store, second, method="PUT"))[0] == 403
+    for url in (second.url.replace("export.zip", "other.zip"), second.url[:-1] + "g"):
+        if url != second.url:
+            assert (await handed_out(store, second, url=url))[0] == 403
+    await store.content.erase(tenant)
+    assert await store.content.remains(tenant) == 0
+    assert (await handed_out(store, second))[0] in {403, 404}
+
+
+async def test_what_is_handed_out_is_in_the_tenants_prefix(store: Store, tenant: TenantContext) -> None:
+    with pytest.raises(InvalidRequest):
+        await store.content.hand_out(tenant, "../a", b"x", filename="a", content_type="text/plain", seconds=60)
+
+
 # -- uploads
 
 

@@ -48,6 +48,8 @@ class FakeApi:
         events: What the session's stream has told so far.
         files: Bytes by path, per project.
         archive: What an export gives.
+        at_address: Whether it gives an address of the store instead.
+        imported_from: The project and file of each import that names them, with the file's bytes.
         refuse: Problem documents by (method, regular expression of the path).
         refuse_once: Likewise, for one request each.
         requests: (method, path, body) of each request.
@@ -68,6 +70,8 @@ class FakeApi:
         self.refuse_once: list[tuple[str, str, dict[str, Any]]] = []
         self.requests: list[tuple[str, str, Any]] = []
         self.archive = b"PK archive"
+        self.at_address = False
+        self.imported_from: list[tuple[str, str, bytes]] = []
         self.tokens: set[str] = set()
         self.version: Callable[[bytes], str] = lambda data: hashlib.md5(data).hexdigest()
         self.grants: dict[str, tuple[str, dict[str, Any], Any]] = {}
@@ -95,13 +99,15 @@ class FakeApi:
                     time.sleep(0.05)
                 self.send_response(status)
                 self.send_header("content-length", str(len(raw)))
+                if status == 303:
+                    self.send_header("location", body["location"])
                 if isinstance(body, bytes):
                     self.send_header("etag", f'"{api.version(body)}"')
                 self.end_headers()
                 if self.command != "HEAD":
                     self.wfile.write(raw)
 
-            do_GET = do_POST = do_PUT = do_HEAD = _serve
+            do_GET = do_POST = do_PUT = do_HEAD = do_DELETE = _serve
 
             def log_message(self, format: str, *args: Any) -> None:
                 pass
@@ -156,6 +162,9 @@ class FakeApi:
             self.files[body["id"]] = {}
             return 201, body
         if (method, parts) == ("POST", ["import"]):
+            if "from_project" in query:
+                source, where = query["from_project"][0], query["path"][0]
+                self.imported_from.append((source, where, self.files[source][where]))
             made = {"id": query.get("id", ["p-1"])[0], "name": query.get("name", ["Shop"])[0]}
             imported = {"agents": 4, "sessions": 2, "messages": 16, "tasks": 8, "files": 3}
             return 201, {**made, "imported": imported}
@@ -164,6 +173,10 @@ class FakeApi:
         match parts[1:]:
             case [""]:
                 return 200, self.projects[project]
+            case ["export"] if self.at_address:
+                self.files["archives"] = {"shop.zip": self.archive}
+                self.grants["/store/archive"] = ("archives", {"path": "shop.zip"}, {})
+                return 303, {"location": f"{self.url}/store/archive"}
             case ["export"]:
                 return 200, self.archive
             case ["agents", ""] if method == "GET":
@@ -174,6 +187,9 @@ class FakeApi:
                 return 200, AGENT
             case ["files", ""]:
                 return 200, self._list(project, query)
+            case ["files", *where] if method == "DELETE":
+                del self.files[project]["/".join(where)]
+                return 204, b""
             case ["files", *where] if method == "PUT":
                 return self._put(project, "/".join(where), body, headers)
             case ["files", *where]:

@@ -102,8 +102,38 @@ def test_import_says_what_is_wrong_with_an_archive(api: FakeApi) -> None:
     assert "agents.jsonl, line 3" in result.output
 
 
-@pytest.mark.parametrize("size", [None, (5 << 20) + 1])
-def test_import_reads_a_file_of_at_most_5_mib(api: FakeApi, size: int | None) -> None:
+def test_export_gets_a_large_archive_from_the_store_without_the_token(api: FakeApi) -> None:
+    api.at_address = True
+    result = call("export", "shop")
+    assert result.exit_code == 0, result.output
+    assert Path("shop.zip").read_bytes() == api.archive
+    ((method, headers),) = api.at_store
+    assert (method, "authorization" in headers) == ("GET", False)
+
+
+def test_import_sends_a_large_file_through_a_project_that_is_named_and_leaves_nothing_there(api: FakeApi) -> None:
+    data = b"PK" + bytes(5 << 20)
+    Path("shop.zip").write_bytes(data)
+    result = call("import", "shop.zip", "--id", "shop-2", "--via", "shop")
+    assert result.exit_code == 0, result.output
+    assert "project shop-2 was made" in result.output
+    ((project, _, sent),) = api.imported_from
+    assert (project, sent == data) == ("shop", True)
+    assert all("authorization" not in headers for _, headers in api.at_store)
+    assert api.files["shop"] == {}
+    api.refuse = [("POST", "/my/projects/import", {"status": 422, "title": "A value is wrong"})]
+    assert call("import", "shop.zip", "--via", "shop").exit_code == 1
+    assert api.files["shop"] == {}
+
+
+def test_import_of_a_large_file_says_which_option_it_needs(api: FakeApi) -> None:
+    Path("shop.zip").write_bytes(bytes((5 << 20) + 1))
+    result = call("import", "shop.zip")
+    assert (result.exit_code, "--via PROJECT" in result.output) == (1, True)
+
+
+@pytest.mark.parametrize("size", [None, (65 << 20) + 1])
+def test_import_reads_a_file_of_at_most_65_mib(api: FakeApi, size: int | None) -> None:
     if size is not None:
         Path("shop.zip").write_bytes(bytes(size))
     result = call("import", "shop.zip")

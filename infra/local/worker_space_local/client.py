@@ -183,7 +183,10 @@ class Client:
         self._http.close()
 
     def request(self, method: str, path: str, **arguments: Any) -> httpx.Response:
-        """Send one request below `/my/projects/` and return its answer when it is a success."""
+        """Send one request below `/my/projects/` and return its answer when it is a success.
+
+        An answer that says where else to look (303) is one, too: the token is for the API alone and does not go there.
+        """
         try:
             answer = self._http.request(method, f"/my/projects/{path}", **arguments)
         except httpx.ConnectError as error:
@@ -193,7 +196,7 @@ class Client:
             raise Unreachable(f"{self.connection.api} did not answer in time") from error
         except httpx.HTTPError as error:
             raise Unreachable(f"the connection to {self.connection.api} broke ({type(error).__name__})") from error
-        if not answer.is_success:
+        if not answer.is_success and answer.status_code != httpx.codes.SEE_OTHER:
             raise Problem(answer.status_code, _object(answer), answer.reason_phrase)
         return answer
 

@@ -4,13 +4,14 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from worker_space.archive_lines import (
     KINDS,
     AgentLine,
     ApprovalLine,
     ContextLine,
+    Count,
     CounterLine,
     EventLine,
     FileLine,
@@ -20,13 +21,16 @@ from worker_space.archive_lines import (
     SessionLine,
     StepLine,
     TaskLine,
+    Time,
+    Version,
 )
 from worker_space.decisions import PlannedTask
 from worker_space.errors import InvalidRequest
 from worker_space.ids import is_id
-from worker_space.models import ModelReply, ToolResult
+from worker_space.messages import MAX_CONTENT_BYTES, MessageContent
+from worker_space.models import ModelReply, ToolResult, Usage
 from worker_space.paths import workspace_path
-from worker_space.plans import planned
+from worker_space.plans import Plan, planned
 from worker_space.tasks import TaskState
 
 __all__ = ["Findings"]
@@ -40,9 +44,18 @@ class _Body(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
+class _Usage(Usage):
+    input_tokens: Count = 0
+    output_tokens: Count = 0
+
+
+class _Reply(ModelReply):
+    usage: _Usage = _Usage()
+
+
 class _Model(_Body):
-    reply: ModelReply
-    ms: int | None = None
+    reply: _Reply
+    ms: Count | None = None
 
 
 class _Intent(_Body):
@@ -53,9 +66,17 @@ class _Intent(_Body):
 class _Results(_Body):
     results: Sequence[ToolResult]
     effect: str | None = None
-    ms: int | None = None
+    ms: Count | None = None
 
 
+class _PlanNumbers(_Body):
+    version: Version
+    created_at: Time
+    updated_at: Time
+    ended_at: Time | None
+
+
+_ASKED: Final[TypeAdapter[str]] = TypeAdapter(MessageContent)
 _BODIES: Final[Mapping[str, type[_Body]]] = {"model": _Model, "intent": _Intent, "results": _Results}
 
 
@@ -167,6 +188,8 @@ class Findings:
         self._in_session(line.session_id, line.number)
         if (line.role == "assistant") != bool(line.number % 2):
             raise InvalidRequest("number: messages have even numbers, their answers the next odd ones")
+        if line.role == "user":
+            _check_asked(line.content)
         if line.role == "assistant" and (line.session_id, line.number - 1) in self._open_places:
             raise InvalidRequest("number: it answers a message whose task has not ended")
 
@@ -174,6 +197,7 @@ class Findings:
         plan = line.plan
         if not is_id("plan", plan.id):
             raise InvalidRequest("plan.id: it is no id of a plan")
+        _check_numbers(plan)
         if plan.session_id not in self.sessions:
             raise InvalidRequest("plan.session_id: the archive has no such session")
         ids = [plan.task_id, *(task.task_id for task in plan.tasks if task.task_id is not None)]
@@ -236,6 +260,25 @@ _KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "counters.jsonl": ("agent_id",),
     "files.jsonl": ("path",),
 }
+
+
+def _check_asked(content: str) -> None:
+    """Hold what a user said to what the API takes from one; what an agent answered has no such bound."""
+    if (size := len(content.encode())) > MAX_CONTENT_BYTES:
+        raise InvalidRequest(f"content: it has {size} bytes; a message takes at most {MAX_CONTENT_BYTES}")
+    try:
+        _ASKED.validate_python(content)
+    except ValidationError as error:
+        raise InvalidRequest(f"content: {str(error.errors()[0]['msg']).removeprefix('Value error, ')}") from error
+
+
+def _check_numbers(plan: Plan) -> None:
+    """Refuse versions and times that no plan of a service has."""
+    try:
+        _PlanNumbers.model_validate(plan.model_dump(include=set(_PlanNumbers.model_fields)))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InvalidRequest(f"plan.{first['loc'][0]}: {first['msg']}") from error
 
 
 def _key(name: str, line: Line) -> tuple[Any, ...]:

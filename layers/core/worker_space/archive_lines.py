@@ -52,12 +52,12 @@ FORMAT_VERSION: Final = 1
 MANIFEST: Final = "manifest.json"
 PROJECT: Final = "project.json"
 
-MAX_ARCHIVE_BYTES: Final = 4_500_000
-"""Lambda answers with at most 6 MB, and bytes grow by a third on their way out of it."""
 MAX_LINES: Final = 20_000
 """Of all kinds together: as many as one request can store."""
 MAX_TEXT_BYTES: Final = 64 * 1024 * 1024
-"""Unpacked, all kinds together."""
+"""Unpacked, all kinds together: what one request can read or store in its time, and hold in its memory."""
+MAX_ARCHIVE_BYTES: Final = MAX_TEXT_BYTES + (1 << 20)
+"""Packed: what does not let itself be packed becomes a little larger."""
 
 MAX_ONE_TEXT: Final = 8 * 1024 * 1024
 """Characters of one text. JSON that is kept as text may hold what UTF-8 cannot (half a surrogate pair), escaped."""
@@ -117,7 +117,7 @@ class Manifest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     format: Literal["worker-space-project"]
-    version: int
+    version: Version
     exported_at: Time
     counts: Mapping[str, Count]
 
@@ -256,7 +256,8 @@ class ContextLine(Line):
 
     agent_id: AgentId
     id: Word
-    text: Annotated[str, Field(min_length=1, max_length=200_000)]
+    # As the API takes a note; what is kept of a task is shorter.
+    text: Annotated[str, Field(min_length=1, max_length=8_000)]
     kind: Literal["interaction", "note"]
     created_at: Time
     task_id: TaskId | None = None

@@ -5,7 +5,6 @@ is ever written to disk, and none of its names is used as a path.
 """
 
 import json
-import math
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -37,8 +36,9 @@ __all__ = ["Archive", "read_archive"]
 _MAX_HEAD_BYTES: Final = 256 * 1024
 _MAX_LINE_BYTES: Final = 20 * 1024 * 1024
 _MAX_DEPTH: Final = 32
-# DynamoDB keeps 38 digits.
+# DynamoDB keeps 38 digits, and nothing closer to zero than 10^-130.
 _MAX_NUMBER: Final = 10**37
+_LEAST: Final = 1e-100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,8 +168,10 @@ def _lines(zipped: ZipFile, name: str, budget: _Budget) -> Iterator[tuple[int, L
 def _parsed(kind: type[BaseModel], data: bytes, where: str) -> Any:
     try:
         values = json.loads(data.decode(), parse_constant=_no_constant)
-        _check_storable(values, _MAX_DEPTH)
+        _check_storable(values, _MAX_DEPTH, "")
         return kind.model_validate(values)
+    except _NotStorable as error:
+        raise InvalidRequest(f"{where}: {error.at or 'it'}: {error} cannot be stored") from error
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         at = ".".join(str(part)[:40] for part in first["loc"])
@@ -179,22 +181,51 @@ def _parsed(kind: type[BaseModel], data: bytes, where: str) -> Any:
         raise InvalidRequest(f"{where}: it is no JSON that can be stored") from error
 
 
+class _NotStorable(Exception):
+    """What the table cannot hold.
+
+    Attributes:
+        at: The place in its line.
+    """
+
+    def __init__(self, what: str, at: str) -> None:
+        super().__init__(what)
+        self.at = at.removeprefix(".")[:200]
+
+
 def _no_constant(_: str) -> None:
     raise ValueError("NaN and Infinity are not JSON")
 
 
-def _check_storable(value: Any, depth: int) -> None:
-    """Refuse what the table cannot hold: deep nesting, numbers out of its range, halves of surrogate pairs."""
+def _check_storable(value: Any, depth: int, at: str) -> None:
+    """Refuse what the table cannot hold: deep nesting, numbers out of its range, halves of surrogate pairs.
+
+    Raises:
+        _NotStorable: It holds such a thing.
+    """
     if depth == 0:
-        raise ValueError("nested too deep")
+        raise _NotStorable("what is nested so deep", at)
     if isinstance(value, dict):
         for name, part in value.items():
-            name.encode()
-            _check_storable(part, depth - 1)
+            if not _is_text(name):
+                raise _NotStorable("a name with half a surrogate pair", at)
+            _check_storable(part, depth - 1, f"{at}.{name[:40]}")
     elif isinstance(value, list):
-        for part in value:
-            _check_storable(part, depth - 1)
+        for number, part in enumerate(value):
+            _check_storable(part, depth - 1, f"{at}.{number}")
     elif isinstance(value, str):
+        if not _is_text(value):
+            raise _NotStorable("half a surrogate pair", at)
+    # Compared as they are: an integer may be too large to become a float.
+    elif isinstance(value, (int, float)) and (
+        not -_MAX_NUMBER <= value <= _MAX_NUMBER or (isinstance(value, float) and 0 < abs(value) < _LEAST)
+    ):
+        raise _NotStorable("a number out of range", at)
+
+
+def _is_text(value: str) -> bool:
+    try:
         value.encode()
-    elif isinstance(value, (int, float)) and (not math.isfinite(value) or abs(value) > _MAX_NUMBER):
-        raise ValueError("a number out of range")
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -4,9 +4,10 @@ What is open changes while it is read. Sessions are read first, then tasks, then
 and event of the archive belongs to a session of it, and every answer to a task that had ended.
 """
 
+import asyncio
 import json
 import tempfile
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any, Final
 from zipfile import ZIP_DEFLATED, ZipFile
@@ -17,7 +18,6 @@ from worker_space.archive_lines import (
     FORMAT_VERSION,
     KINDS,
     MANIFEST,
-    MAX_ARCHIVE_BYTES,
     MAX_LINES,
     MAX_ONE_TEXT,
     MAX_TEXT_BYTES,
@@ -28,11 +28,11 @@ from worker_space.archive_lines import (
     line_of,
 )
 from worker_space.clock import now_ms
-from worker_space.errors import TooLarge
+from worker_space.errors import Conflict, NotFound, TooLarge
 from worker_space.metrics import counted
 from worker_space.plan_records import StoredPlan
 from worker_space.policy import ToolPolicy
-from worker_space.ports import ContextStore, Files, Records
+from worker_space.ports import Content, ContextStore, Files, Records, SignedRequest
 from worker_space.records import Item
 from worker_space.tasks import TaskState
 from worker_space.tenancy import Key, TenantContext
@@ -42,6 +42,9 @@ __all__ = ["Exporter"]
 
 _PAGE: Final = 50
 _FILES_PAGE: Final = 1_000
+# Of those that lie in the content store: each takes a round trip, and waits in memory for its line.
+_TEXTS_AT_ONCE: Final = 16
+_KEPT_UNDER: Final = "export.zip"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -58,9 +61,10 @@ class _Seen:
 class Exporter:
     """Writes archives of projects."""
 
-    def __init__(self, *, records: Records, texts: Texts, memory: ContextStore, files: Files) -> None:
+    def __init__(self, *, records: Records, texts: Texts, content: Content, memory: ContextStore, files: Files) -> None:
         self._records = records
         self._texts = texts
+        self._content = content
         self._memory = memory
         self._files = files
 
@@ -69,12 +73,47 @@ class Exporter:
 
         Raises:
             NotFound: The user has no such project.
-            TooLarge: The archive is over 4.5 MB, has over 20,000 lines, unpacks to more than 64 MiB, or one text has
-                over 8 Mi characters.
+            TooLarge: The archive has over 20,000 lines, unpacks to more than 64 MiB, or one text has over 8 Mi
+                characters.
             Unavailable: The table, the content store, the memory or the file store does not answer.
         """
+        return await self._export(tenant, await self._home(tenant))
+
+    async def offer(self, tenant: TenantContext, *, most: int, seconds: int) -> bytes | SignedRequest:
+        """The project's archive; a large one as a request that reads it from the content store.
+
+        There is one place for it, so at most the latest archive lies there. It goes with the project.
+
+        Args:
+            most: Bytes; an archive of more is not returned.
+            seconds: How long the request may be begun.
+
+        Raises:
+            Conflict: The project was reset or made anew while its archive was stored.
+            NotFound, TooLarge, Unavailable: As `export`.
+        """
+        home = await self._home(tenant)
+        data = await self._export(tenant, home)
+        if len(data) <= most:
+            return data
+        signed = await self._content.hand_out(
+            tenant, _KEPT_UNDER, data, filename="project.zip", content_type="application/zip", seconds=seconds
+        )
+        try:
+            # Whoever deletes the project lists its contents after that: one of the two sees the other.
+            if (await self._home(tenant))[0]["epoch"] != home[0]["epoch"]:
+                raise Conflict("the project was reset or made anew while it was exported: repeat the request")
+        except (Conflict, NotFound):
+            await self._content.delete(tenant, [_KEPT_UNDER])
+            raise
+        return signed
+
+    async def _home(self, tenant: TenantContext) -> Sequence[Item]:
         home = (await self._records.query(tenant, Key.home())).items
         check_live(tenant, home)
+        return home
+
+    async def _export(self, tenant: TenantContext, home: Iterable[Item]) -> bytes:
         with tempfile.TemporaryFile() as spool:
             await self._write(tenant, home, spool)
             spool.seek(0)
@@ -98,7 +137,7 @@ class Exporter:
             "files.jsonl": self._list_files(tenant),
         }
         counts: dict[str, int] = {}
-        room = _Room(spool)
+        room = _Room()
         with ZipFile(spool, "w", ZIP_DEFLATED) as archive:
             archive.writestr(PROJECT, _project(space).model_dump_json(indent=2))
             for name, lines in sections.items():
@@ -111,7 +150,6 @@ class Exporter:
                         room.take(len(data))
             manifest = Manifest(format=FORMAT, version=FORMAT_VERSION, exported_at=now_ms(), counts=counts)
             archive.writestr(MANIFEST, manifest.model_dump_json(indent=2))
-        room.check()
 
     # -- the kinds -------------------------------------------------------------------------------
     async def _agents(self, items: Iterable[Item], seen: _Seen) -> AsyncIterator[Line]:
@@ -133,31 +171,35 @@ class Exporter:
                 yield line_of(KINDS["sessions.jsonl"], item)
 
     async def _tasks(self, tenant: TenantContext, seen: _Seen) -> AsyncIterator[Line]:
-        async for item in self._items(tenant, Key.tasks()):
-            if item["number"] < seen.sessions.get(item["session_id"], 0):
-                seen.tasks.add(item["id"])
-                if not TaskState(item["state"]).ended:
-                    seen.open_tasks.add(item["id"])
-                more: dict[str, Any] = {}
-                if "content" in item or "content_key" in item:
-                    more["output"] = await self._text(tenant, item)
-                yield line_of(KINDS["tasks.jsonl"], {**item, **more})
+        async def known() -> AsyncIterator[Item]:
+            async for item in self._items(tenant, Key.tasks()):
+                if item["number"] < seen.sessions.get(item["session_id"], 0):
+                    seen.tasks.add(item["id"])
+                    if not TaskState(item["state"]).ended:
+                        seen.open_tasks.add(item["id"])
+                    yield item
+
+        async for item, text in self._with_texts(tenant, known()):
+            more = {"output": text} if "content" in item or "content_key" in item else {}
+            yield line_of(KINDS["tasks.jsonl"], {**item, **more})
 
     async def _steps(self, tenant: TenantContext, seen: _Seen) -> AsyncIterator[Line]:
-        async for item in self._items(tenant, Key.all_steps()):
-            task_id = Key(item["sk"]).owner
-            if task_id in seen.tasks:
-                body = _without_provider(await self._text(tenant, item))
-                yield line_of(KINDS["steps.jsonl"], {**item, "task_id": task_id, "body": body})
+        items = self._items(tenant, Key.all_steps())
+        known = (item async for item in items if Key(item["sk"]).owner in seen.tasks)
+        async for item, text in self._with_texts(tenant, known):
+            more = {"task_id": Key(item["sk"]).owner, "body": _without_provider(text)}
+            yield line_of(KINDS["steps.jsonl"], {**item, **more})
 
     async def _messages(self, tenant: TenantContext, seen: _Seen) -> AsyncIterator[Line]:
-        async for item in self._items(tenant, Key.all_messages()):
-            session_id = Key(item["sk"]).owner
-            came_later = item["number"] >= seen.sessions.get(session_id, 0)
+        def is_known(item: Item) -> bool:
+            came_later = item["number"] >= seen.sessions.get(Key(item["sk"]).owner, 0)
             answer_to_open = item["role"] == "assistant" and item["task_id"] in seen.open_tasks
-            if not came_later and not answer_to_open:
-                content = await self._text(tenant, item)
-                yield line_of(KINDS["messages.jsonl"], {**item, "session_id": session_id, "content": content})
+            return not came_later and not answer_to_open
+
+        known = (item async for item in self._items(tenant, Key.all_messages()) if is_known(item))
+        async for item, content in self._with_texts(tenant, known):
+            more = {"session_id": Key(item["sk"]).owner, "content": content}
+            yield line_of(KINDS["messages.jsonl"], {**item, **more})
 
     async def _plans(self, tenant: TenantContext, seen: _Seen) -> AsyncIterator[Line]:
         async for item in self._items(tenant, Key.plans()):
@@ -166,12 +208,12 @@ class Exporter:
                 yield line_of(KINDS["plans.jsonl"], {"plan": stored.plan, "former": stored.former})
 
     async def _approvals(self, tenant: TenantContext, seen: _Seen) -> AsyncIterator[Line]:
-        async for item in self._items(tenant, Key.approvals()):
-            if item["task_id"] in seen.tasks:
-                texts = {"arguments": await self._text(tenant, item)}
-                if "edited" in item:
-                    texts["edited"] = await self._text(tenant, item["edited"])
-                yield line_of(KINDS["approvals.jsonl"], {**item, **texts})
+        known = (item async for item in self._items(tenant, Key.approvals()) if item["task_id"] in seen.tasks)
+        async for item, arguments in self._with_texts(tenant, known):
+            texts = {"arguments": arguments}
+            if "edited" in item:
+                texts["edited"] = await self._text(tenant, item["edited"])
+            yield line_of(KINDS["approvals.jsonl"], {**item, **texts})
 
     async def _events(self, tenant: TenantContext, seen: _Seen) -> AsyncIterator[Line]:
         cut: str | None = None
@@ -215,6 +257,23 @@ class Exporter:
             if after is None:
                 return
 
+    async def _with_texts(self, tenant: TenantContext, items: AsyncIterator[Item]) -> AsyncIterator[tuple[Item, str]]:
+        """Items with their texts, of which some are read at a time."""
+        several: list[Item] = []
+        far = 0
+        async for item in items:
+            several.append(item)
+            far += "content_key" in item
+            if far == _TEXTS_AT_ONCE or len(several) == _PAGE:
+                for pair in await self._read(tenant, several):
+                    yield pair
+                several, far = [], 0
+        for pair in await self._read(tenant, several):
+            yield pair
+
+    async def _read(self, tenant: TenantContext, items: Sequence[Item]) -> Iterable[tuple[Item, str]]:
+        return zip(items, await asyncio.gather(*(self._text(tenant, item) for item in items)), strict=True)
+
     async def _text(self, tenant: TenantContext, item: Item) -> str:
         text = await self._texts.read(tenant, item)
         if len(text) > MAX_ONE_TEXT:
@@ -235,22 +294,18 @@ class Exporter:
 class _Room:
     """What an archive may still take."""
 
-    def __init__(self, spool: IO[bytes]) -> None:
-        self._spool = spool
+    def __init__(self) -> None:
         self._lines = MAX_LINES
         self._bytes = MAX_TEXT_BYTES
 
     def take(self, size: int) -> None:
         self._lines -= 1
         self._bytes -= size
-        self.check()
-
-    def check(self) -> None:
         if self._lines < 0:
             raise TooLarge(f"the project has more than {MAX_LINES} things: delete sessions that you no longer need")
-        if self._bytes < 0 or self._spool.tell() > MAX_ARCHIVE_BYTES:
+        if self._bytes < 0:
             raise TooLarge(
-                f"the archive would be over {MAX_ARCHIVE_BYTES} bytes: delete sessions that you no longer need"
+                f"the archive would unpack to over {MAX_TEXT_BYTES} bytes: delete sessions that you no longer need"
             )
 
 

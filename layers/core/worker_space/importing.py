@@ -7,10 +7,10 @@ archive: the User Workspace of the new project is as it was.
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Final, cast
+from typing import Any, Final, TypeAlias, cast
 
 from worker_space.agents import AgentConfig
 from worker_space.allowances import Allowances
@@ -40,11 +40,16 @@ from worker_space.plans import Plan, PlanFailure, PlanState, PlanTaskState
 from worker_space.ports import ContextEntry, ContextStore
 from worker_space.tasks import TaskState
 from worker_space.tenancy import Key, TenantContext, UserContext
-from worker_space.texts import Texts
+from worker_space.texts import INLINE_BYTES, Texts
 
 __all__ = ["Imported", "Importer"]
 
+_Kept: TypeAlias = Sequence[Mapping[str, Any]]
+
 _AT_ONCE: Final = 8
+# Of long ones, which go to the content store; and lines that wait for their texts.
+_TEXTS_AT_ONCE: Final = 16
+_LINES_AT_ONCE: Final = 200
 _REASON: Final = "Canceled: this had not ended when the project was exported."
 
 
@@ -164,17 +169,17 @@ class _Building:
         # Versions first: by them a clearing finds the memories that belong to the project.
         for version in self._lines(AgentLine, "agent_versions.jsonl"):
             await self._put(Key.agent_version(version.id, version.version), _agent(version))
-        for task in self._lines(TaskLine, "tasks.jsonl"):
-            await self._task(task)
-        for step in self._lines(StepLine, "steps.jsonl"):
-            kept = await self._keep(f"{step.task_id}/step/{step.number}.{step.attempt}", step.body)
-            await self._put(Key.step(step.task_id, step.number), {**_plain(step, "task_id", "body"), **kept})
-        for message in self._lines(MessageLine, "messages.jsonl"):
-            await self._message(message)
+        async for task, kept in self._kept(TaskLine, "tasks.jsonl", _outputs):
+            await self._task(task, kept)
+        async for step, kept in self._kept(StepLine, "steps.jsonl", _bodies):
+            await self._put(Key.step(step.task_id, step.number), {**_plain(step, "task_id", "body"), **kept[0]})
+        async for message, kept in self._kept(MessageLine, "messages.jsonl", _contents):
+            item = {**_plain(message, "session_id", "content"), **kept[0]}
+            await self._put(Key.message(message.session_id, message.number), item)
         for plan in self._lines(PlanLine, "plans.jsonl"):
             await self._put(Key.plan(plan.plan.id), self._plan(plan).item())
-        for approval in self._lines(ApprovalLine, "approvals.jsonl"):
-            await self._approval(approval)
+        async for approval, kept in self._kept(ApprovalLine, "approvals.jsonl", _arguments):
+            await self._approval(approval, kept)
         for event in self._lines(EventLine, "events.jsonl"):
             await self._put(Key.event(event.session_id, event.seq), _plain(event, "session_id", "seq"))
         await self._end_what_was_open()
@@ -195,6 +200,37 @@ class _Building:
         assert KINDS[name] is kind
         return self._archive.lines(name)
 
+    async def _kept(
+        self, kind: type[Any], name: str, texts_of: Callable[[Any], Sequence[tuple[str, str]]]
+    ) -> AsyncIterator[tuple[Any, _Kept]]:
+        """Lines with the attributes that stand for their texts, of which some are stored at a time.
+
+        Args:
+            texts_of: A line's texts, each with its place.
+        """
+        several: list[tuple[Any, Sequence[tuple[str, str]]]] = []
+        far = 0
+        for line in self._lines(kind, name):
+            texts = texts_of(line)
+            several.append((line, texts))
+            far += sum(len(text) > INLINE_BYTES // 4 for _, text in texts)
+            if far >= _TEXTS_AT_ONCE or len(several) == _LINES_AT_ONCE:
+                for pair in await self._keep_all(several):
+                    yield pair
+                several, far = [], 0
+        for pair in await self._keep_all(several):
+            yield pair
+
+    async def _keep_all(self, several: Sequence[tuple[Any, Sequence[tuple[str, str]]]]) -> list[tuple[Any, _Kept]]:
+        keeping = [self._keep(place, text) for _, texts in several for place, text in texts]
+        # All come to their end, also when one fails: what is cleared then must not come back.
+        done = await asyncio.gather(*keeping, return_exceptions=True)
+        for kept in done:
+            if isinstance(kept, BaseException):
+                raise kept
+        left = iter(cast(_Kept, done))
+        return [(line, list(islice(left, len(texts)))) for line, texts in several]
+
     async def _put(self, key: Key, item: Mapping[str, Any]) -> None:
         await self._construction.add(self._site, key, item)
 
@@ -210,7 +246,7 @@ class _Building:
         runtime = {"max": line.config.max_concurrency, "registered": True}
         await self._put(Key.runtime(line.id), {**runtime, **self._counters.pop(line.id, {})})
 
-    async def _task(self, line: TaskLine) -> None:
+    async def _task(self, line: TaskLine, kept: _Kept) -> None:
         if not line.state.ended:
             canceled = {"state": TaskState.CANCELED, "ended_at": self._now, "updated_at": self._now}
             line = line.model_copy(update=canceled)
@@ -225,13 +261,9 @@ class _Building:
             # As many as no delivery has: it was never sent here.
             "dispatch": 0,
         }
-        if line.output is not None:
-            internal |= await self._keep(f"{line.id}/output", line.output)
+        for output in kept:
+            internal |= output
         await self._put(Key.task(line.id), {**_plain(line, "output"), **internal})
-
-    async def _message(self, line: MessageLine) -> None:
-        kept = await self._keep(f"{line.session_id}/{line.number}", line.content)
-        await self._put(Key.message(line.session_id, line.number), {**_plain(line, "session_id", "content"), **kept})
 
     def _plan(self, line: PlanLine) -> StoredPlan:
         plan = line.plan
@@ -249,12 +281,11 @@ class _Building:
     def _is_open(self, plan: Plan) -> bool:
         return plan.task_id in self._archive.found.open_tasks
 
-    async def _approval(self, line: ApprovalLine) -> None:
-        place = f"{line.task_id}/{line.id}"
-        kept = await self._keep(place, line.arguments)
-        item = {**_plain(line, "arguments", "edited"), **kept, "epoch": self._site.space["epoch"]}
-        if line.edited is not None:
-            item["edited"] = await self._keep(f"{place}.edited", line.edited)
+    async def _approval(self, line: ApprovalLine, kept: _Kept) -> None:
+        arguments, *edited = kept
+        item = {**_plain(line, "arguments", "edited"), **arguments, "epoch": self._site.space["epoch"]}
+        if edited:
+            item["edited"] = edited[0]
         if line.state is ApprovalState.PENDING:
             item |= {"state": ApprovalState.CANCELED.value, "resolved_at": self._now}
         await self._put(Key.approval(line.id), item)
@@ -291,6 +322,24 @@ class _Building:
                     for line in several
                 )
             )
+
+
+def _outputs(line: TaskLine) -> Sequence[tuple[str, str]]:
+    return [] if line.output is None else [(f"{line.id}/output", line.output)]
+
+
+def _bodies(line: StepLine) -> Sequence[tuple[str, str]]:
+    return [(f"{line.task_id}/step/{line.number}.{line.attempt}", line.body)]
+
+
+def _contents(line: MessageLine) -> Sequence[tuple[str, str]]:
+    return [(f"{line.session_id}/{line.number}", line.content)]
+
+
+def _arguments(line: ApprovalLine) -> Sequence[tuple[str, str]]:
+    place = f"{line.task_id}/{line.id}"
+    edited = [] if line.edited is None else [(f"{place}.edited", line.edited)]
+    return [(place, line.arguments), *edited]
 
 
 def _agent(line: AgentLine) -> dict[str, Any]:

@@ -176,15 +176,16 @@ def export_project(project: str, output: Path | None, force: bool, user: str) ->
 @click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
 @click.option("--id", "project", help="The new project's id [default: the service makes one].")
 @click.option("--name", help="Its name [default: the archive's].")
+@click.option("--via", metavar="PROJECT", help="A project of yours that a file over 5 MiB passes through.")
 @_user
-def import_project(file: Path, project: str | None, name: str | None, user: str) -> None:
+def import_project(file: Path, project: str | None, name: str | None, via: str | None, user: str) -> None:
     """Make a project out of an archive.
 
     What it names keeps its ids. Tasks that had not ended are canceled. If anything in it is wrong, nothing is made.
     """
     from worker_space_local.cli import archives
 
-    archives.import_project(file, user, project, name)
+    archives.import_project(file, user, project, name, via)
 
 
 @main.group(

@@ -247,21 +247,26 @@ class MemoryFiles:
 
 
 class MemoryContent:
-    """Implements `ports.Content`; safe under threads."""
+    """Implements `ports.Content`; safe under threads.
+
+    What is handed out has an address that nobody serves: `perform` answers it as S3 would.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._texts: dict[tuple[TenantContext, str], str] = {}
+        self._texts: dict[tuple[TenantContext, str], bytes] = {}
+        self._handed_out: dict[str, tuple[TenantContext, SignedRequest, bytes]] = {}
 
     async def put(self, tenant: TenantContext, key: str, text: str) -> None:
         """See `ports.Content`."""
         with self._lock:
-            self._texts[_key(tenant, key)] = text
+            self._texts[_key(tenant, key)] = text.encode()
 
     async def get(self, tenant: TenantContext, key: str) -> str | None:
         """See `ports.Content`."""
         with self._lock:
-            return self._texts.get(_key(tenant, key))
+            found = self._texts.get(_key(tenant, key))
+        return None if found is None else found.decode()
 
     async def all_keys(self, tenant: TenantContext) -> AsyncIterator[str]:
         """See `ports.Content`."""
@@ -276,6 +281,25 @@ class MemoryContent:
             for key in keys:
                 self._texts.pop(_key(tenant, key), None)
 
+    async def hand_out(
+        self, tenant: TenantContext, key: str, data: bytes, *, filename: str, content_type: str, seconds: int
+    ) -> SignedRequest:
+        """See `ports.Content`."""
+        url = f"https://memory.invalid/{secrets.token_urlsafe(24)}"
+        request = SignedRequest(method="GET", url=url, headers={}, expires_at=_now() + seconds * 1000)
+        with self._lock:
+            self._texts[_key(tenant, key)] = data
+            self._handed_out[url] = (tenant, request, data)
+        return request
+
+    async def perform(self, method: str, url: str) -> tuple[int, bytes]:
+        """Make a signed request: the status and the content that S3 would answer."""
+        with self._lock:
+            granted = self._handed_out.get(url)
+        if granted is None or granted[1].method != method or granted[1].expires_at <= time.time() * 1000:
+            return 403, b""
+        return 200, granted[2]
+
     async def remains(self, tenant: TenantContext) -> int:
         """See `ports.Content`."""
         with self._lock:
@@ -287,6 +311,7 @@ class MemoryContent:
             mine = [key for key in self._texts if key[0] == tenant]
             for key in mine:
                 del self._texts[key]
+            self._handed_out = {url: given for url, given in self._handed_out.items() if given[0] != tenant}
         return len(mine)
 
 
