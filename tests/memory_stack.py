@@ -10,9 +10,10 @@ from typing import Any
 from worker_space.adapters.memory_cache import MemoryCache
 from worker_space.adapters.memory_context import MemoryContext
 from worker_space.adapters.memory_files import MemoryContent, MemoryFiles
-from worker_space.adapters.memory_queues import MemoryQueues
+from worker_space.adapters.memory_queues import MemoryInventory, MemoryQueues
 from worker_space.adapters.memory_records import MemoryRecords
 from worker_space.adapters.patterns import Re2Patterns
+from worker_space.clock import now_ms
 from worker_space.composition import Parts, Ports, compose
 from worker_space.errors import InvalidRequest
 from worker_space.models import ModelReply, ModelRequest, ToolCall
@@ -23,6 +24,8 @@ from worker_space.tasks import Delivery
 from worker_space.tenancy import Key, Names, TenantContext
 
 NAMES = Names("test")
+QUEUE_MODE = ["project"]
+"""How stacks get their queues that are not told otherwise; some tests run in both modes (`tests/core/conftest.py`)."""
 
 
 def settings(**changes: object) -> Settings:
@@ -37,6 +40,7 @@ def settings(**changes: object) -> Settings:
             "qdrant_url": "http://127.0.0.1:9",
             "jwt_issuer": "https://issuer.test",
             "jwt_jwks_url": "http://127.0.0.1:9/jwks",
+            "queue_mode": QUEUE_MODE[0],
             **changes,
         }
     )
@@ -111,7 +115,13 @@ class MemoryStack:
         def now() -> float:
             return time.monotonic() + self.clock[0]
 
-        self.queues = MemoryQueues(NAMES, visibility_seconds=self.settings.worker_timeout_seconds, clock=now)
+        self.queues = MemoryQueues(
+            NAMES,
+            visibility_seconds=self.settings.worker_timeout_seconds,
+            clock=now,
+            pool=self.settings.pool,
+            epoch_ms=lambda: now_ms() + int(self.clock[0] * 1000),
+        )
         self.cache = MemoryCache(NAMES)
         self.memory = MemoryContext(NAMES)
         self.files = MemoryFiles()
@@ -120,8 +130,10 @@ class MemoryStack:
         self.ports = Ports(
             records=self.records,
             due=self.records,
+            spaces=self.records,
             cache=self.cache,
             queues=self.queues,
+            inventory=MemoryInventory(self.queues),
             memory=self.memory,
             files=self.files,
             content=self.content,

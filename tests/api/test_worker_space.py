@@ -201,7 +201,7 @@ async def test_a_reset_ends_what_hangs(service: Service, shop: str) -> None:
     working = asyncio.create_task(service.stack.work(TENANT))
     await asked.wait()
     answer = await service.call("POST", f"{shop}/worker-space/reset")
-    assert answer.json() == {"canceled_tasks": 1, "complete": True, "state": "dormant"}
+    assert answer.json() == {"canceled_tasks": 1, "complete": True, "cache_cleared": True, "state": "dormant"}
     assert (await service.call("GET", f"{shop}/tasks/{task}")).json()["state"] == "canceled"
     assert (await service.call("POST", f"{shop}/worker-space/reset")).json()["canceled_tasks"] == 0
     go_on.set()

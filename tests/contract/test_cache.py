@@ -1,6 +1,7 @@
 """The contract of `ports.Cache`, for the memory adapter and for Upstash's REST interface over two Redis servers."""
 
 import asyncio
+import base64
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -126,9 +127,35 @@ async def test_clearing_one_tenant_touches_no_other(subject: Subject) -> None:
     for cleared, tenant in enumerate(HOSTILE):
         await subject.cache.clear(tenant)
         await subject.cache.clear(tenant)
-        left = [bool(await subject.cache.load(other)) for other in HOSTILE]
-        assert left == [False] * (cleared + 1) + [True] * (len(HOSTILE) - cleared - 1)
-    assert all([await subject.cache.woken(tenant, "task_1") for tenant in HOSTILE])
+        expected = [False] * (cleared + 1) + [True] * (len(HOSTILE) - cleared - 1)
+        assert [bool(await subject.cache.load(other)) for other in HOSTILE] == expected
+        assert [await subject.cache.woken(other, "task_1") for other in HOSTILE] == expected
+        assert [await subject.cache.remains(other) for other in HOSTILE] == [2 * there for there in expected]
+
+
+async def test_fields_and_signs_remain_until_they_are_cleared(subject: Subject) -> None:
+    assert await subject.cache.remains(U1) == 0
+    await subject.cache.store(U1, {"a": "1", "b": "1"}, ttl_seconds=60)
+    assert await subject.cache.remains(U1) == 2
+    for task in ("task_1", "task_2", "task_2"):
+        await subject.cache.wake(U1, task, ttl_seconds=60)
+    assert await subject.cache.remains(U1) == 4
+    assert await subject.cache.remains(U10) == 0
+    await subject.cache.clear(U1)
+    assert await subject.cache.remains(U1) == 0
+    await subject.cache.wake(U1, "task_3", ttl_seconds=60)
+    assert await subject.cache.remains(U1) == 1
+
+
+async def test_signs_do_not_pile_up_while_tasks_keep_ending(subject: Subject) -> None:
+    await subject.cache.wake(U1, "task_1", ttl_seconds=1)
+    await subject.pass_time(0.6)
+    await subject.cache.wake(U1, "task_2", ttl_seconds=1)
+    await subject.pass_time(0.6)
+    assert not await subject.cache.woken(U1, "task_1")
+    assert await subject.cache.woken(U1, "task_2")
+    await subject.cache.wake(U1, "task_3", ttl_seconds=1)
+    assert await subject.cache.remains(U1) == 2
 
 
 async def test_a_wake_up_is_seen_for_its_task_and_tenant_only_until_it_expires(subject: Subject) -> None:
@@ -165,27 +192,30 @@ async def test_a_wrong_token_is_unavailability_and_is_not_repeated_to_the_caller
     await cache.close()
 
 
-async def test_every_operation_is_one_request_about_one_key_of_the_tenant(names: Names) -> None:
+async def test_every_operation_is_one_request_about_keys_of_the_tenant(names: Names) -> None:
     def answer(request: Request) -> bytes | None:
         if request.path == "/multi-exec":
-            return http(200, b'[{"result": 1}, {"result": 1}]')
-        return http(200, b'{"result": []}' if request.body[0] == "HGETALL" else b'{"result": 1}')
+            return http(200, json.dumps([{"result": 1} for _ in request.body]).encode())
+        results = {"HGETALL": [], "ZMSCORE": [base64.b64encode(b"1030.5").decode()]}
+        return http(200, json.dumps({"result": results.get(request.body[0], 1)}).encode())
 
-    agents, woken = names.cached_agents(U1), names.wake_up(U1, "task_1")
+    agents, ended = names.cached_agents(U1), names.ended_tasks(U1)
     with server(answer) as (url, requests):
-        cache = UpstashCache(url, "token", names)
+        cache = UpstashCache(url, "token", names, clock=lambda: 1000.5)
         await cache.load(U1)
         await cache.store(U1, {"a": "1", "b": "2"}, ttl_seconds=300)
         await cache.forget(U1, "a")
         await cache.clear(U1)
+        assert await cache.remains(U1) == 2
         await cache.wake(U1, "task_1", ttl_seconds=30)
-        await cache.woken(U1, "task_1")
+        assert await cache.woken(U1, "task_1")
         await cache.close()
     assert [request.body for request in requests] == [
         ["HGETALL", agents],
         [["HSET", agents, "a", "1", "b", "2"], ["EXPIRE", agents, 300]],
         ["HDEL", agents, "a"],
-        ["DEL", agents],
-        ["SET", woken, "1", "EX", 30],
-        ["EXISTS", woken],
+        ["DEL", agents, ended],
+        [["HLEN", agents], ["ZCARD", ended]],
+        [["ZADD", ended, 1030.5, "task_1"], ["ZREMRANGEBYSCORE", ended, "-inf", 1000.5], ["EXPIRE", ended, 30]],
+        ["ZMSCORE", ended, "task_1"],
     ]

@@ -90,8 +90,12 @@ async def test_a_half_made_collection_is_completed(names: Names) -> None:
     assert [(request.method, request.path.partition("?")[0]) for request in requests] == [
         ("GET", collection),
         ("PUT", f"{collection}/index"),
+        ("PUT", f"{collection}/index"),
     ]
-    assert requests[1].body == {"field_name": "generation", "field_schema": "integer"}
+    assert [request.body for request in requests[1:]] == [
+        {"field_name": "generation", "field_schema": "integer"},
+        {"field_name": "session_id", "field_schema": "keyword"},
+    ]
 
 
 # -- found by meaning, too --------------------------------------------------------------------------------------------
@@ -252,11 +256,12 @@ async def test_in_the_shared_layout_every_request_asks_for_the_owner(
             await store.entries(U1, AGENT, limit=3, generation=1)
             assert await store.remove(U1, AGENT, "task_1")
             await store.clear(U1, AGENT, before=2)
+            await store.forget_session(U1, AGENT, "s")
             await store.drop(U1, AGENT)
             with pytest.raises(NotFound):
                 await store.add(U1, AGENT, entry("task_1"))
             asked = [request for request in requests if "/points" in request.path]
-            assert len(asked) == 13
+            assert len(asked) == 14
             assert [request.path for request in asked if not _owned(request)] == []
             requests.clear()
             await store.drop_all(U1)
@@ -273,7 +278,7 @@ async def test_the_shared_collection_is_indexed_by_its_tenants(qdrant: Endpoint,
     url = f"{qdrant.url}/collections/{names.shared_collection}"
     async with httpx.AsyncClient(headers={"api-key": qdrant.secret}) as client:
         schema = (await client.get(url)).json()["result"]["payload_schema"]
-    assert set(schema) == {"tenant", "agent_id", "kind", "success", "generation"}
+    assert set(schema) == {"tenant", "agent_id", "kind", "success", "generation", "session_id"}
     assert schema["tenant"]["params"]["is_tenant"] is True
 
 

@@ -176,6 +176,26 @@ async def test_earlier_generations_are_cleared_and_later_ones_and_other_agents_s
     assert set(await found(store, U1, "invoice", generation=3)) == {"task_3", "task_4"}
 
 
+async def test_a_session_is_forgotten_in_all_generations_by_its_agent_alone(store: ContextStore) -> None:
+    await store.forget_session(U1, AGENT, "session_1")
+    for owner in ((U1, AGENT), (U10, AGENT), (U1, "agent_2")):
+        await store.ensure(*owner)
+        for generation in (1, 2):
+            made = entry(f"task_{generation}", generation=generation, session_id="session_1")
+            await store.add(*owner, made)
+        await store.add(*owner, entry("task_3", session_id="session_10"))
+        await store.add(*owner, entry("note_1", session_id=None))
+    for _ in range(2):
+        await store.forget_session(U1, AGENT, "session_1")
+    left = (await store.entries(U1, AGENT, limit=9))[0]
+    assert {stored.id for stored in left} == {"task_3", "note_1"}
+    assert set(await found(store, U1, "invoice")) == {"task_3", "note_1"}
+    for owner in ((U10, AGENT), (U1, "agent_2")):
+        assert len((await store.entries(*owner, limit=9))[0]) == 4
+    # The memory itself is still there.
+    await store.add(U1, AGENT, entry("task_4"))
+
+
 async def test_storing_an_entry_again_replaces_it(store: ContextStore) -> None:
     await store.ensure(U1, AGENT)
     for text in ("the invoice is open", "the invoice is open", "the invoice is paid"):

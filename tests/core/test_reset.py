@@ -78,7 +78,7 @@ async def test_queued_running_parked_and_waiting_tasks_all_end_as_canceled(stack
     queued = await send(stack, "queued")
     waiting = await send(stack, "waiting", session=queued.session_id)
     report = await _space(stack).reset()
-    assert report == ResetReport(canceled_tasks=4, complete=True, state=SpaceState.DORMANT)
+    assert report == ResetReport(canceled_tasks=4, complete=True, cache_cleared=True, state=SpaceState.DORMANT)
     for sent in (running, parked, queued, waiting):
         assert await state_of(stack, sent.task_id) == "canceled"
         assert set(await _statuses(stack, sent.session_id)) == {"canceled"}
@@ -202,7 +202,7 @@ async def test_an_old_delivery_cannot_be_begun_after_a_reset(stack: MemoryStack)
 
 async def test_a_reset_of_what_sleeps_or_is_missing_does_no_harm(stack: MemoryStack) -> None:
     report = await _space(stack).reset()
-    assert report == ResetReport(canceled_tasks=0, complete=True, state=SpaceState.DORMANT)
+    assert report == ResetReport(canceled_tasks=0, complete=True, cache_cleared=True, state=SpaceState.DORMANT)
     assert await _space(stack).reset() == report
     sent = await send(stack)
     await stack.work(TENANT)
@@ -278,6 +278,37 @@ async def test_a_reset_that_takes_too_long_says_so_and_is_ended_by_the_sweeper(s
     await due_now(stack)
     await stack.parts.sweeper.sweep(seconds=5)
     assert (await space_of(stack))["state"] == "dormant"
+
+
+async def test_a_reset_without_the_cache_says_so_keeps_nobody_waiting_and_can_be_repeated(stack: MemoryStack) -> None:
+    class Down:
+        def __getattr__(self, name: str) -> Any:
+            async def fail(*_: object, **__: object) -> None:
+                raise Unavailable("redis", "down")
+
+            return fail
+
+    sent = await send(stack)
+    assert await stack.cache.remains(TENANT) > 0
+    report = await _space(stack, stack.compose(cache=Down())).reset()
+    assert report == ResetReport(canceled_tasks=1, complete=False, cache_cleared=False, state=SpaceState.DORMANT)
+    assert await stack.cache.remains(TENANT) > 0
+    again = await _space(stack).reset()
+    assert (again.complete, again.cache_cleared) == (True, True)
+    assert await stack.cache.remains(TENANT) == 0
+    await _space(stack, stack.compose(cache=Down())).reset()
+    await send(stack, "next", session=sent.session_id)
+
+
+async def test_no_sign_of_an_ended_task_is_left_by_a_reset(stack: MemoryStack) -> None:
+    done = await send(stack)
+    await stack.work(TENANT)
+    assert await stack.cache.woken(TENANT, done.task_id)
+    open_ = await send(stack)
+    await _space(stack).reset()
+    assert await stack.cache.remains(TENANT) == 0
+    assert not await stack.cache.woken(TENANT, done.task_id)
+    assert not await stack.cache.woken(TENANT, open_.task_id)
 
 
 async def test_what_is_left_of_an_old_epoch_is_canceled_by_the_sweeper(stack: MemoryStack) -> None:

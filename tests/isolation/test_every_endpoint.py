@@ -293,6 +293,23 @@ async def test_an_import_of_anothers_archive_reaches_the_callers_own_alone(world
     assert world.stored("alice") == before
 
 
+async def test_an_import_of_anothers_file_looks_like_one_of_a_missing_one(world: World) -> None:
+    archive = (await world.service.call("GET", "/my/projects/private/export")).content
+    await world.service.call("PUT", "/my/projects/private/files/a.zip", content=archive)
+    await world.service.call("PUT", "/my/projects/shop/files/a.zip", content=archive)
+    before = world.stored("alice")
+    world.owners.clear()
+    answers = [
+        await world.service.call("POST", f"/my/projects/import?id=x&from_project={project}&path=a.zip", user="bob")
+        for project in ("private", "nobodys", "shop")
+    ]
+    assert [answer.status_code for answer in answers] == [404, 404, 404]
+    assert shape(answers[0], "private") == shape(answers[1], "nobodys")
+    assert {owner.partition("/")[0] for owner in world.owners} == {"bob"}
+    assert world.stored("alice") == before
+    assert (await world.service.call("GET", "/my/projects/x/", user="bob")).status_code == 404
+
+
 async def test_an_idempotency_key_is_its_users_own(world: World) -> None:
     headers = {"Idempotency-Key": "k1"}
     hers = await world.service.call("POST", "/my/projects/", json={"name": SECRET}, headers=headers)

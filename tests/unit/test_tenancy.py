@@ -7,7 +7,16 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from worker_space.errors import InvalidRequest
-from worker_space.tenancy import Key, Names, TenantContext, UserContext, partition
+from worker_space.tenancy import (
+    Key,
+    Names,
+    QueueOwner,
+    TenantContext,
+    UserContext,
+    partition,
+    partition_of,
+    session_tags,
+)
 
 AGENT = "agent_01k9zzzzzzzzzzzzzzzzzzzzzz"
 NAMES = Names("local")
@@ -56,7 +65,7 @@ def spelled(tenant: TenantContext) -> dict[str, str]:
         "queue": NAMES.queue(tenant, 1),
         "group": NAMES.group(tenant, AGENT, 0),
         "cache": NAMES.cached_agents(tenant),
-        "sign": NAMES.wake_up(tenant, "task_1"),
+        "sign": NAMES.ended_tasks(tenant),
         "collection": NAMES.collection(tenant, AGENT),
         "workspace": NAMES.workspace(tenant),
         "content": NAMES.content(tenant),
@@ -93,6 +102,64 @@ def test_names_are_legal_in_every_store(tenant: TenantContext) -> None:
     assert re.fullmatch(r"_content/[a-z0-9_-]{1,52}/", names["content"])
     assert len(names["partition"].encode()) <= 2048
     assert len(names["cache"]) <= 255
+
+
+@given(TENANTS, st.integers(1, 36**8 - 1))
+def test_a_queues_name_tells_whose_it_is_and_its_spaces_partition(tenant: TenantContext, generation: int) -> None:
+    owner = NAMES.queue_owner(NAMES.queue(tenant, generation))
+    assert owner == QueueOwner(tenant.token, generation)
+    assert partition_of(tenant.token) == partition(tenant, "tenant")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "local_dead-letter.fifo",
+        "local-dead-letter.fifo",
+        "local-pool-0.fifo",
+        "local2_useru1_projectp_g1.fifo",
+        "loca_useru1_projectp_g1.fifo",
+        "local_useru1_projectp_g0.fifo",
+        "local_useru1_projectp_g1",
+        "local_useru1_g1.fifo",
+        "local_hash_short_g1.fifo",
+        "local_local_useru1_projectp_g1.fifo",
+        "x-local_useru1_projectp_g1.fifo",
+        "local_backups_g1.fifo",
+        "",
+    ],
+)
+def test_other_queues_are_nobodys(name: str) -> None:
+    assert NAMES.queue_owner(name) is None
+
+
+def test_a_deployment_whose_prefix_begins_like_ours_has_no_queue_of_ours() -> None:
+    tenant = TenantContext("u1", "p")
+    assert Names("ws").queue_owner(Names("ws2").queue(tenant, 1)) is None
+    assert Names("ws2").queue_owner(Names("ws").queue(tenant, 1)) is None
+    assert not Names("ws2").queue(tenant, 1).startswith(Names("ws").queues)
+    assert Names("ws-pool").queue_owner(Names("ws").pool_queue(0)) is None
+
+
+@given(TENANTS, st.integers(1, 64))
+def test_a_place_in_the_pool_is_always_the_same_and_no_own_queue(tenant: TenantContext, size: int) -> None:
+    name = NAMES.pooled_queue(tenant, size)
+    assert name in {NAMES.pool_queue(index) for index in range(size)}
+    assert name == Names("local").pooled_queue(TenantContext(tenant.user_id, tenant.project_id), size)
+    assert NAMES.is_pool_queue(name)
+    assert NAMES.queue_owner(name) is None
+    assert not NAMES.is_queue(tenant, name)
+    assert len(name) <= 80
+
+
+def test_a_place_in_the_pool_is_what_it_was_in_earlier_releases() -> None:
+    assert NAMES.pooled_queue(TenantContext("alice", "shop"), 8) == "local-pool-6.fifo"
+    assert NAMES.pooled_queue(TenantContext("auth0|1", "shop"), 8) == "local-pool-2.fifo"
+
+
+def test_tenants_spread_over_the_pool() -> None:
+    places = [NAMES.pooled_queue(TenantContext(f"u{number}", "p"), 8) for number in range(4000)]
+    assert {400 < places.count(NAMES.pool_queue(index)) < 600 for index in range(8)} == {True}
 
 
 @given(TENANTS)
@@ -166,6 +233,7 @@ def test_all_keys_of_a_kind_begin_with_it() -> None:
     assert Key.task("task_1").kind == Key.tasks().kind
     assert Key.reservation("task_1", 1).kind == Key.all_reservations().kind
     assert Key.erasure("erasure_1").kind == Key.erasures().kind
+    assert Key.forgetting("session_1").kind == Key.forgettings().kind
     assert Key.runtime("agent_1").last == "agent_1"
 
 
@@ -179,3 +247,25 @@ def test_the_user_partition_cannot_be_mistaken_for_a_tenants() -> None:
     assert partition(TenantContext("a", "s"), "tenant") != partition(UserContext("a_projects"), "user")
     with pytest.raises(InvalidRequest, match="name the project"):
         partition(UserContext("a"), "tenant")
+
+
+@given(TENANTS)
+def test_the_tags_of_a_session_spell_the_names_that_its_policy_permits(tenant: TenantContext) -> None:
+    """As `infra/access.yaml` puts them together."""
+    tags = session_tags(tenant)
+    assert partition(tenant, "tenant") == f"T#{tags['tenant']}#"
+    assert partition(tenant, "user") == f"U#{tags['user']}#"
+    assert NAMES.workspace(tenant) == f"{tags['tenant']}/"
+    assert NAMES.content(tenant) == f"_content/{tags['tenant']}/"
+    assert NAMES.queue(tenant, 7) == f"{NAMES.prefix}_{tags['tenant']}_g7.fifo"
+    # What STS takes for a tag's value and a session's name.
+    for value in tags.values():
+        assert re.fullmatch(r"[a-zA-Z0-9+=,.@_-]{2,64}", value)
+
+
+@given(TENANTS)
+def test_the_tags_of_who_is_known_in_part_fit_nobody_in_the_other_part(tenant: TenantContext) -> None:
+    alone, queue = session_tags(tenant.user), session_tags(QueueOwner(tenant.token, 1))
+    assert (alone["user"], queue["tenant"]) == (tenant.user.token, tenant.token)
+    assert alone["tenant"] == queue["user"] == "none"
+    assert "none" not in (tenant.token, tenant.user.token)

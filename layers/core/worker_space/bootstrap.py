@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Final, Protocol, TypeVar
 
 from pydantic import ValidationError
@@ -22,17 +23,23 @@ from worker_space.adapters.embedding import make_embedder
 from worker_space.adapters.model import PydanticAIModels
 from worker_space.adapters.patterns import Re2Patterns
 from worker_space.adapters.qdrant import QdrantContext
+from worker_space.adapters.reach import make_reach
 from worker_space.adapters.s3 import S3Content, S3Files
 from worker_space.adapters.secrets import SecretSettings
 from worker_space.adapters.sqs import SqsQueues
+from worker_space.adapters.sqs_inventory import SqsInventory
+from worker_space.adapters.sqs_pool import PooledSqsQueues
 from worker_space.adapters.sqs_receiver import QueueReceiver
 from worker_space.adapters.upstash import UpstashCache
+from worker_space.clock import now_ms
 from worker_space.composition import Parts, Ports, compose
-from worker_space.errors import WorkerSpaceError
+from worker_space.errors import InvalidRequest, Lost, Unavailable
 from worker_space.jobs.drain import drain
 from worker_space.ports import Lease
+from worker_space.serving import serving
 from worker_space.settings import Settings
 from worker_space.tasks import Delivery
+from worker_space.telemetry import Measure, count, logged_with, span
 from worker_space.tenancy import Names, TenantContext
 
 __all__ = ["Environment", "environment", "forget_environment"]
@@ -41,6 +48,7 @@ T = TypeVar("T")
 _RESERVE_SECONDS: Final = 5.0
 _DRAIN_SECONDS: Final = 120.0
 _POLL_SECONDS: Final = 5
+_TALKATIVE: Final = ("boto3", "botocore", "httpcore", "httpx", "httpx2", "mangum", "openai", "urllib3")
 _log = logging.getLogger(__name__)
 _threads = threading.local()
 
@@ -61,7 +69,7 @@ def _told() -> Iterator[None]:
     """Log why work was not done, without the error's text where that may hold what a user wrote."""
     try:
         yield
-    except WorkerSpaceError as error:
+    except (Unavailable, Lost) as error:
         _log.warning("left to the queue: %s: %s", type(error).__name__, error)
         raise
     except Exception as error:
@@ -69,11 +77,30 @@ def _told() -> Iterator[None]:
         raise
 
 
+@contextmanager
+def _about(delivery: Delivery) -> Iterator[None]:
+    """Have log lines say what they are about, and by which request it came about; and work for its tenant alone."""
+    about = {"tenant": delivery.tenant.pseudonym, "task_id": delivery.task}
+    if delivery.trace:
+        about["correlation_id"] = delivery.trace
+    with logged_with(**about), span("delivery", about), _told(), serving(delivery.tenant):
+        yield
+
+
+def _measure_age(record: Mapping[str, Any]) -> None:
+    """Count how long a message was in its queue; one that comes again has been there for other reasons."""
+    attributes = record.get("attributes", {})
+    if "SentTimestamp" in attributes and attributes.get("ApproximateReceiveCount") == "1":
+        count(Measure.DELIVERY_AGE_MS, max(0, now_ms() - int(attributes["SentTimestamp"])))
+
+
 def _delivery(record: Mapping[str, Any]) -> Delivery | None:
     """What a message says, or `None` for one that this service never sent: kept, it would block its group for hours."""
     try:
-        return Delivery.model_validate_json(record["body"])
-    except ValidationError:
+        delivery = Delivery.model_validate_json(record["body"])
+        TenantContext(delivery.user_id, delivery.project_id)
+        return delivery
+    except (InvalidRequest, ValidationError):
         _log.error("message %s is no delivery of this service and is dropped", record.get("messageId"))
         return None
 
@@ -94,8 +121,8 @@ class Environment:
         calls = AwsCalls(self._executor)
         region = settings.region
         self._names = names
-        s3 = make_client("s3", region=region)
-        records = DynamoRecords(client=make_client("dynamodb", region=region), calls=calls, table=settings.table)
+        reach = make_reach(region=region, data_role_arn=settings.data_role_arn)
+        records = DynamoRecords(client=reach.dynamodb, calls=calls, table=settings.table, client_of=reach.items_of)
         cache = UpstashCache(settings.redis_url, settings.redis_token.get_secret_value(), names, refused=refused)
         key = settings.qdrant_api_key
         openai_key = settings.openai_api_key
@@ -116,14 +143,26 @@ class Environment:
             layout=settings.context_layout,
             refused=refused,
         )
-        queues = SqsQueues(
-            make_client("sqs", region=region),
-            make_client("lambda", region=region),
+        lambda_ = make_client("lambda", region=region)
+        own_queues = SqsQueues(
+            reach.sqs,
+            lambda_,
             calls,
             names,
             worker_function=settings.worker_function,
             worker_timeout_seconds=settings.worker_timeout_seconds,
             dead_letter_arn=settings.dead_letter_arn,
+            sqs_of=reach.queues_of,
+        )
+        pool = settings.pool
+        queues = own_queues if pool is None else PooledSqsQueues(own_queues, names, size=pool)
+        inventory = SqsInventory(
+            reach.sqs,
+            lambda_,
+            calls,
+            names,
+            arn_prefix=settings.dead_letter_arn.rpartition(":")[0],
+            worker_function=settings.worker_function,
         )
         self._models = PydanticAIModels(
             openai_base_url=settings.openai_base_url,
@@ -134,15 +173,18 @@ class Environment:
         self._closing = [cache.close, memory.close, self._models.close]
         if embedder is not None:
             self._closing.append(embedder.close)
-        files = S3Files(s3, calls, names, settings.bucket)
+        objects = (reach.s3, calls, names, settings.bucket)
+        files = S3Files(*objects, client_of=reach.objects_of, signer_of=reach.signer_of)
         self.ports = Ports(
             records=records,
             due=records,
+            spaces=records,
             cache=cache,
             queues=queues,
+            inventory=inventory,
             memory=memory,
             files=files,
-            content=S3Content(s3, calls, names, settings.bucket),
+            content=S3Content(*objects, client_of=reach.objects_of, signer_of=reach.signer_of),
             model=self._models,
             patterns=Re2Patterns(),
             dependencies={
@@ -153,6 +195,10 @@ class Environment:
                 "qdrant": memory.ping,
             },
         )
+        if settings.traces:
+            from worker_space.adapters.telemetry_traces import traced
+
+            self.ports = replace(self.ports, **traced(self.ports))
         self.parts: Parts = compose(self.ports, settings)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
@@ -183,7 +229,8 @@ class Environment:
         delivery = _delivery(record)
         if delivery is None:
             return
-        with _told():
+        with _about(delivery):
+            _measure_age(record)
             # Importing a model library takes a second or two: before the heartbeat begins, not during it.
             self._models.warm_up(self.settings.default_model)
             lease = Lease(
@@ -199,13 +246,27 @@ class Environment:
         delivery = _delivery(record)
         if delivery is None:
             return
-        with _told():
+        with _about(delivery):
+            count(Measure.DEAD_LETTERS)
             self.run(self.parts.dead_letters.handle(delivery))
 
     def sweep(self, invocation: Invocation) -> dict[str, int]:
         """See to what is overdue, within the invocation's time."""
         with _told():
-            return self.run(self.parts.sweeper.sweep(seconds=max(1.0, _seconds(invocation) - _RESERVE_SECONDS)))
+            done = self.run(self.parts.sweeper.sweep(seconds=max(1.0, _seconds(invocation) - _RESERVE_SECONDS)))
+        for outcome, times in done.items():
+            count(Measure.SWEPT, times, outcome=outcome)
+        return done
+
+    def reconcile(self, invocation: Invocation) -> dict[str, int]:
+        """Remove queues and mappings that no project knows of, within the invocation's time."""
+        with _told():
+            done = self.run(
+                self.parts.reconciler.reconcile(seconds=max(1.0, _seconds(invocation) - 2 * _RESERVE_SECONDS))
+            )
+        for outcome, times in done.items():
+            count(Measure.RECONCILED, times, outcome=outcome)
+        return done
 
     def drain(self, request: Mapping[str, Any], run: Callable[[Any], Any], invocation: Invocation) -> int:
         """Serve a new queue until its event source mapping has started; takes no message it cannot finish.
@@ -243,6 +304,9 @@ def environment() -> Environment:
     if source is None:
         declared = Settings.from_environment()
         logging.getLogger("worker_space").setLevel(declared.log_level)
+        # Lambda's root logger takes what they say of each request, and an address names the user, project or file.
+        for library in _TALKATIVE:
+            logging.getLogger(library).setLevel(logging.WARNING)
         source = _threads.settings = SecretSettings(
             declared, client=lambda: make_client("secretsmanager", region=declared.region, timeout_seconds=1.0)
         )

@@ -7,7 +7,7 @@ when nobody can hold a right any more that was given before the first write.
 ```
  worker    claims ── tool plans ─ ─ ─ ─ ─ (stalls) ─ ─ ─ ─ ─ PUT object ✓ ── journal ✗ its task is gone
  erasure                  epoch + 1 ── first pass: 0 left                  ── second pass: 1 found, 0 left ── certified
-                          └──────────── longest of invocation, credentials and presigned address ─┘
+                          └─ longest of invocation, credentials, address with transfer ─┘
 ```
 
 Until then the project's id cannot be used again: the second pass could not tell a new project's files from late ones.

@@ -71,11 +71,8 @@ class Stores:
         async def table_remains() -> int:
             return await count_items(self._records, tenant) + len(await self._requests(tenant))
 
-        async def cached() -> int:
-            return len(await self._cache.load(tenant))
-
         async def clear_cache() -> int:
-            found = await cached()
+            found = await self._cache.remains(tenant)
             await self._cache.clear(tenant)
             return found
 
@@ -86,7 +83,7 @@ class Stores:
 
         return {
             "table": Store(clear_table, table_remains),
-            "cache": Store(clear_cache, cached),
+            "cache": Store(clear_cache, lambda: self._cache.remains(tenant)),
             "mappings": Store(queues.clear, queues.mappings),
             "queues": Store(queues.cleared, queues.remaining),
             "memory": Store(clear_memory, lambda: self._memory.remains(tenant)),

@@ -12,6 +12,7 @@ from worker_space.records import Item, Page, Write
 from worker_space.tenancy import Key, TenantContext, UserContext
 
 __all__ = [
+    "QUEUE_FIELDS",
     "Cache",
     "Content",
     "ContextEntry",
@@ -23,11 +24,14 @@ __all__ = [
     "FileInfo",
     "FilePage",
     "Files",
+    "FoundMapping",
+    "FoundQueues",
     "Lease",
     "Model",
     "Queues",
     "Records",
     "SignedRequest",
+    "SpacesByToken",
 ]
 
 Owner = TenantContext | UserContext
@@ -91,10 +95,13 @@ class Cache(Protocol):
         """Drop one field."""
 
     async def clear(self, tenant: TenantContext) -> None:
-        """Drop the tenant's hash, in one command; no other tenant's keys are looked at."""
+        """Drop the tenant's hash and signs, in one command; no other tenant's keys are looked at."""
+
+    async def remains(self, tenant: TenantContext) -> int:
+        """How many fields and signs there are of the tenant, asked anew in one round trip."""
 
     async def wake(self, tenant: TenantContext, task_id: str, *, ttl_seconds: int) -> None:
-        """Leave the sign that a task has ended."""
+        """Leave the sign that a task has ended, in one round trip. All signs go with the latest one at the latest."""
 
     async def woken(self, tenant: TenantContext, task_id: str) -> bool:
         """Whether that sign is there."""
@@ -104,7 +111,12 @@ class Cache(Protocol):
 
 
 class Queues(Protocol):
-    """One FIFO queue per project and generation, with the event source mapping that drains it."""
+    """FIFO queues with the event source mappings that drain them.
+
+    Either each project has a queue of its own for each generation, or a fixed number of *pooled* ones, made with the
+    stack, serves all. The pooled ones are always there: creating, releasing and waking mean nothing to them, and only
+    an own queue from before the switch is still listed and released.
+    """
 
     async def create(self, tenant: TenantContext, generation: int) -> None:
         """Make queue and mapping; what exists already is success.
@@ -133,20 +145,83 @@ class Queues(Protocol):
     async def wake_worker(self, tenant: TenantContext, generation: int) -> None:
         """Ask the worker function, without waiting, to drain this queue until its mapping runs."""
 
-    async def depth(self, tenant: TenantContext, generation: int) -> int:
-        """About how many messages wait or are in flight; 0 when the queue is gone."""
+    async def depth(self, tenant: TenantContext, generation: int) -> int | None:
+        """About how many messages wait or are in flight; 0 when the queue is gone.
+
+        `None` for a pooled queue: nobody can count one tenant's messages there, and the others' are not this one's
+        to know.
+        """
 
     async def exists(self, tenant: TenantContext, generation: int) -> bool:
-        """Whether the queue is there."""
+        """Whether the queue that takes the tenant's messages is there."""
 
     async def generations(self, tenant: TenantContext) -> Sequence[int]:
-        """Which of the tenant's queues are there, by their names; a new or deleted one shows within a minute."""
+        """Which of the tenant's own queues are there, by their names; a new or deleted one shows within a minute."""
 
     async def mappings(self, tenant: TenantContext, generation: int) -> int:
         """How many event source mappings of the queue there are, not counting those that are being deleted."""
 
     async def ping(self) -> None:
         """Ask the service for a sign of life."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundMapping:
+    """An event source mapping as it was found.
+
+    Attributes:
+        queue: The name of its source.
+        changed_at: When it was made or last changed, epoch milliseconds.
+    """
+
+    id: str
+    queue: str
+    changed_at: int
+
+
+class FoundQueues(Protocol):
+    """What there really is of projects' own queues and their mappings, of all tenants: for who looks for orphans.
+
+    Other queues (of another deployment, the pooled ones, the dead letters') are neither listed nor removed. All calls
+    together are paced, because Lambda takes 15 control-plane calls a second from a whole account.
+    """
+
+    def queues(self) -> AsyncIterator[Sequence[str]]:
+        """The queues' names, page by page; a new or deleted one shows within a minute."""
+
+    def mappings(self) -> AsyncIterator[Sequence[FoundMapping]]:
+        """The mappings, page by page, without those that are being deleted."""
+
+    async def mappings_of(self, queue: str) -> Sequence[FoundMapping]:
+        """Those of one queue."""
+
+    async def made_at(self, queue: str) -> int | None:
+        """When the queue was made, epoch milliseconds; `None` when there is no such queue."""
+
+    async def remove_queue(self, queue: str) -> None:
+        """Delete a queue with what is in it; one that is gone is success.
+
+        Raises:
+            InvalidRequest: It is no project's own queue of this deployment.
+        """
+
+    async def remove_mapping(self, mapping: FoundMapping) -> None:
+        """Delete a mapping; one that is gone is success.
+
+        Raises:
+            InvalidRequest: Its source is no project's own queue of this deployment.
+        """
+
+
+QUEUE_FIELDS = ("user_id", "project_id", "state", "generation", "releasing")
+"""What `SpacesByToken` tells of a space."""
+
+
+class SpacesByToken(Protocol):
+    """The spaces' records for who has only names of queues. Reads are consistent."""
+
+    async def spaces(self, tokens: Sequence[str]) -> Sequence[Item | None]:
+        """`QUEUE_FIELDS` of at most 100 tenants' spaces, no tenant twice; `None` for each that is missing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,6 +308,9 @@ class ContextStore(Protocol):
 
     async def clear(self, tenant: TenantContext, agent_id: str, *, before: int) -> None:
         """Delete the entries of all generations below `before`; a missing memory is no error."""
+
+    async def forget_session(self, tenant: TenantContext, agent_id: str, session_id: str) -> None:
+        """Delete the agent's entries of one session, of all generations; a missing memory is no error."""
 
     async def drop(self, tenant: TenantContext, agent_id: str) -> None:
         """Delete the agent's memory with all it holds; a missing one is no error."""
@@ -436,6 +514,18 @@ class Content(Protocol):
 
     async def delete(self, tenant: TenantContext, keys: Sequence[str]) -> None:
         """Delete these."""
+
+    async def hand_out(
+        self, tenant: TenantContext, key: str, data: bytes, *, filename: str, content_type: str, seconds: int
+    ) -> SignedRequest:
+        """Store bytes in the place of what lay under the key, and let somebody read exactly these, past us.
+
+        Where the bucket keeps no versions, a request that comes after the next storing gives that one's.
+
+        Args:
+            filename: What a browser keeps them as.
+            seconds: How long the request may be begun.
+        """
 
     async def remains(self, tenant: TenantContext) -> int:
         """As `Files.remains`, of the contents."""

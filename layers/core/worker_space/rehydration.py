@@ -76,12 +76,14 @@ class Rehydration:
         except Unavailable as error:
             _log.info("what is initialised was not noted: %s", error)
 
-    async def forget(self, tenant: TenantContext) -> None:
-        """Drop the project's cache. A cache that cannot be reached is left to its time to live."""
+    async def forget(self, tenant: TenantContext) -> bool:
+        """Drop the project's cache. One that cannot be reached is left to its time to live: then False."""
         try:
             await self._cache.clear(tenant)
         except Unavailable as error:
             _log.info("the cache was not cleared: %s", error)
+            return False
+        return True
 
     async def changed(self, tenant: TenantContext) -> None:
         """Drop the project's cache, and have nobody take from it what was read before this moment."""

@@ -21,6 +21,7 @@ from worker_space.open_tasks import open_tasks
 from worker_space.ports import Records
 from worker_space.projects import SpaceState, no_project
 from worker_space.records import All, Check, Condition, Equals, Exists, Item, Update
+from worker_space.registry import AgentRegistry
 from worker_space.steps import effects_of
 from worker_space.tasks import TaskState
 from worker_space.tenancy import Key, TenantContext
@@ -41,7 +42,9 @@ class ResetReport(BaseModel):
     Attributes:
         canceled_tasks: How many open tasks it has ended, running ones included.
         complete: False when time ran out, or a dependency did not answer: what is left is done within minutes, and no
-            message is accepted until then.
+            message is accepted until then, unless only the cache is left.
+        cache_cleared: False when Redis did not answer. What it holds of the project expires within five minutes by
+            itself; a second reset drops it at once.
         state: The space's: `dormant` once its queue is gone.
     """
 
@@ -49,6 +52,7 @@ class ResetReport(BaseModel):
 
     canceled_tasks: int
     complete: bool
+    cache_cleared: bool
     state: SpaceState
 
 
@@ -56,8 +60,16 @@ class Reset:
     """Begins resets and ends those that were left half done."""
 
     def __init__(
-        self, *, records: Records, bus: AgentBus, ledger: Ledger, texts: Texts, hibernation: Hibernation
+        self,
+        *,
+        records: Records,
+        bus: AgentBus,
+        registry: AgentRegistry,
+        ledger: Ledger,
+        texts: Texts,
+        hibernation: Hibernation,
     ) -> None:
+        self._registry = registry
         self._records = records
         self._bus = bus
         self._ledger = ledger
@@ -85,12 +97,15 @@ class Reset:
             _log.warning("a reset is left to the sweeper")
         except Unavailable as error:
             _log.warning("a reset is left to the sweeper: %s", error)
+        # Once more, also when the queue stands in the way: who ended tasks has left signs, and somebody must be told.
+        cache_cleared = await self._registry.forget(tenant)
         space = await self._records.get(tenant, Key.space())
         if space is None or space["state"] == SpaceState.DELETED.value:
             raise no_project(tenant.project_id)
         return ResetReport(
             canceled_tasks=len(ended),
-            complete="resetting" not in space and "releasing" not in space,
+            complete=cache_cleared and "resetting" not in space and "releasing" not in space,
+            cache_cleared=cache_cleared,
             state=SpaceState(space["state"]),
         )
 

@@ -11,6 +11,7 @@ from worker_space.bus import AgentBus
 from worker_space.clock import now_ms
 from worker_space.consent import content_keys
 from worker_space.errors import ConditionFailed, Conflict, NotFound
+from worker_space.forgetting import Forgetting
 from worker_space.idempotency import Repeat, remember
 from worker_space.ids import new_id
 from worker_space.messages import ChatSession, Message, NewSession
@@ -54,7 +55,9 @@ class ChatSessions:
         *,
         plans: PlanBook,
         allowances: Allowances,
+        forgetting: Forgetting,
     ) -> None:
+        self._forgetting = forgetting
         self._plans = plans
         self._allowances = allowances
         self._records = records
@@ -136,7 +139,10 @@ class ChatSessions:
         return [message_of(stored, text) for stored, text in zip(page.items, texts, strict=True)], page.after
 
     async def delete(self, tenant: TenantContext, session_id: str) -> None:
-        """Cancel what is open in the session, then take it and its messages away.
+        """Cancel what is open in the session, then take it, its messages and what agents remember of them away.
+
+        Agents keep the notes that they were told to remember. While memory is down the session goes all the same, and
+        the sweeper has them forget it.
 
         Raises:
             NotFound: There is no such session.
@@ -169,10 +175,10 @@ class ChatSessions:
             gone = Delete(key=Key.session(session_id), when=nobody_left)
             try:
                 await self._records.write(tenant, gone, SESSIONS.one_less(space, count))
-                return
+                return await self._forgetting.forget(tenant, session_id)
             except ConditionFailed as error:
                 if error.items[0] == {}:
-                    return
+                    return await self._forgetting.forget(tenant, session_id)
                 if error.items[0] is not None:
                     break
                 space = error.items[1]
@@ -186,15 +192,16 @@ class ChatSessions:
 
     async def _clear(self, tenant: TenantContext, session_id: str, until: float) -> None:
         while page := (await self._records.query(tenant, Key.messages(session_id), limit=100)).items:
+            await self._forgetting.note(tenant, session_id, {item["agent_id"] for item in page})
             for task_id in dict.fromkeys(item["task_id"] for item in page):
-                await self._clear_plan(tenant, task_id, until)
+                await self._clear_plan(tenant, session_id, task_id, until)
                 await self._clear_task(tenant, task_id)
             keys = [item["content_key"] for item in page if "content_key" in item]
             if keys:
                 await self._content.delete(tenant, keys)
             await self._records.write(tenant, *(Delete(key=Key.message(session_id, item["number"])) for item in page))
 
-    async def _clear_plan(self, tenant: TenantContext, task_id: str, until: float) -> None:
+    async def _clear_plan(self, tenant: TenantContext, session_id: str, task_id: str, until: float) -> None:
         """The plan that a message's task has to do with, and that plan's tasks.
 
         Raises:
@@ -204,6 +211,7 @@ class ChatSessions:
         stored = await self._plans.stored(tenant, task["plan_id"]) if "plan_id" in task else None
         if stored is None:
             return
+        await self._forgetting.note(tenant, session_id, {task.agent_id for task in stored.plan.tasks})
         for child_id in stored.task_ids:
             while (child := await self._records.get(tenant, Key.task(child_id))) is not None:
                 if TaskState(child["state"]).ended:

@@ -23,11 +23,23 @@ from urllib.parse import quote
 
 from worker_space.errors import InvalidRequest
 
-__all__ = ["Key", "Names", "TenantContext", "UserContext", "partition", "project_address"]
+__all__ = [
+    "Key",
+    "Names",
+    "QueueOwner",
+    "TenantContext",
+    "UserContext",
+    "partition",
+    "partition_of",
+    "project_address",
+    "session_tags",
+]
 
 _READABLE: Final = re.compile(r"[a-z0-9][a-z0-9-]*")
 _PART: Final = re.compile(r"[a-z0-9][a-z0-9_]{0,63}")
 _PREFIX: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,10}[a-z0-9])?")
+# What `TenantContext.token` gives.
+_TENANT_IN_A_NAME: Final = r"user[a-z0-9][a-z0-9-]*_project[a-z0-9][a-z0-9-]*|hash_[a-z2-7]{32}"
 _POINTS: Final = uuid.UUID("6f2b3c1e-6c0f-5d2c-9a55-0d8f0b7f5e11")
 
 # 12 (prefix) + 1 + 52 (token) + 2 + 8 (generation) + 5 (".fifo") = 80, the most SQS takes for a queue's name.
@@ -103,6 +115,11 @@ class TenantContext:
         if len(readable) <= _TOKEN_MAX and _READABLE.fullmatch(self.user_id) and _READABLE.fullmatch(self.project_id):
             return readable
         return f"hash_{_digest(self.user_id, self.project_id)}"
+
+    @property
+    def pseudonym(self) -> str:
+        """Stands for the pair in logs and traces: 16 hexadecimal digits of the token's SHA-256. It names nothing."""
+        return hashlib.sha256(self.token.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +259,15 @@ class Key:
         """The number at the end of a message's, event's or step's key."""
         return int(self.sort.rpartition("#")[2])
 
+    @classmethod
+    def forgetting(cls, session_id: str) -> "Key":
+        """What is noted of a deleted session until no agent remembers it."""
+        return cls(f"FORGETTING#{_part(session_id)}")
+
+    @classmethod
+    def forgettings(cls) -> "Key":
+        return cls("FORGETTING#")
+
     # -- events, approvals, plans ------------------------------------------------------------------
     @classmethod
     def event(cls, session_id: str, seq: int) -> "Key":
@@ -323,7 +349,40 @@ def partition(owner: TenantContext | UserContext, scope: Literal["tenant", "user
         return f"U#{user.token}#"
     if isinstance(owner, UserContext):
         raise InvalidRequest("a user alone has no worker space: name the project")
-    return f"T#{owner.token}#"
+    return partition_of(owner.token)
+
+
+def partition_of(token: str) -> str:
+    """The table's partition key of the tenant with this token, for those who know no more of it (`QueueOwner`)."""
+    return f"T#{token}#"
+
+
+@dataclass(frozen=True, slots=True)
+class QueueOwner:
+    """Whose a queue is, as far as its name tells.
+
+    Attributes:
+        token: The tenant's; a hashed one does not tell the ids.
+        generation: Of the queue.
+    """
+
+    token: str
+    generation: int
+
+
+def session_tags(owner: TenantContext | UserContext | QueueOwner) -> dict[str, str]:
+    """The tags of credentials that reach what is `owner`'s, and nothing of anybody else's.
+
+    The data role's policy spells names with them (`infra/access.yaml`), as this module does with the same tokens. Who
+    is known in part reaches that part: no token of a tenant or user is the word `none`.
+    """
+    match owner:
+        case TenantContext():
+            return {"tenant": owner.token, "user": owner.user.token}
+        case UserContext():
+            return {"tenant": "none", "user": owner.token}
+        case QueueOwner():
+            return {"tenant": owner.token, "user": "none"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,6 +425,26 @@ class Names:
         """What every project queue of this stack begins with."""
         return f"{self.prefix}_"
 
+    def queue_owner(self, name: str) -> QueueOwner | None:
+        """Whose queue this is; `None` for the name of anything but a project queue of this stack."""
+        match = re.fullmatch(rf"{self.prefix}_({_TENANT_IN_A_NAME})_g([1-9][0-9]{{0,13}})\.fifo", name)
+        return None if match is None else QueueOwner(match[1], int(match[2]))
+
+    def pool_queue(self, index: int) -> str:
+        """One of the queues that all projects share where there is none for each, counted from 0.
+
+        No underscore follows the prefix: whoever may remove `{prefix}_*` must never reach a queue of the template.
+        """
+        return f"{self.prefix}-pool-{index}.fifo"
+
+    def is_pool_queue(self, name: str) -> bool:
+        """Whether `name` is a queue of this stack's pool, whatever its size."""
+        return re.fullmatch(rf"{self.prefix}-pool-(0|[1-9][0-9]?)\.fifo", name) is not None
+
+    def pooled_queue(self, tenant: TenantContext, size: int) -> str:
+        """The queue of a pool of `size` that is this tenant's: always the same, until the size changes."""
+        return self.pool_queue(int.from_bytes(hashlib.sha256(tenant.token.encode()).digest()[:8], "big") % size)
+
     def group(self, tenant: TenantContext, agent_id: str, slot: int) -> str:
         return f"{tenant.token}:{_part(agent_id)}#{slot}"
 
@@ -373,8 +452,9 @@ class Names:
     def cached_agents(self, tenant: TenantContext) -> str:
         return f"{self.prefix}:{tenant.token}:agents"
 
-    def wake_up(self, tenant: TenantContext, task_id: str) -> str:
-        return f"{self.prefix}:{tenant.token}:done:{_part(task_id)}"
+    def ended_tasks(self, tenant: TenantContext) -> str:
+        """The signs of all tasks that ended a moment ago: one key, so that nobody has to look for them."""
+        return f"{self.prefix}:{tenant.token}:done"
 
     # -- Qdrant: at most 255 -------------------------------------------------------------------------
     def collection(self, tenant: TenantContext, agent_id: str) -> str:

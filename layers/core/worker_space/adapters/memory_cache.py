@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from worker_space.tenancy import Names, TenantContext
 
@@ -42,22 +42,34 @@ class MemoryCache:
             self._live(self._names.cached_agents(tenant)).pop(field, None)
 
     async def clear(self, tenant: TenantContext) -> None:
-        """Drop the tenant's hash."""
+        """Drop the tenant's hash and signs."""
         with self._lock:
-            self._entries.pop(self._names.cached_agents(tenant), None)
+            for key in self._keys(tenant):
+                self._entries.pop(key, None)
+
+    async def remains(self, tenant: TenantContext) -> int:
+        """The fields of the tenant's hash and its signs."""
+        with self._lock:
+            return sum(len(self._live(key)) for key in self._keys(tenant))
 
     async def wake(self, tenant: TenantContext, task_id: str, *, ttl_seconds: int) -> None:
         """Leave the sign that a task has ended."""
+        key, expires_at = self._names.ended_tasks(tenant), self._clock() + ttl_seconds
         with self._lock:
-            self._entries[self._names.wake_up(tenant, task_id)] = (self._clock() + ttl_seconds, {"woken": "1"})
+            signs = {sign: until for sign, until in self._live(key).items() if float(until) > self._clock()}
+            self._entries[key] = (expires_at, {**signs, task_id: str(expires_at)})
 
     async def woken(self, tenant: TenantContext, task_id: str) -> bool:
         """Whether that sign is there."""
         with self._lock:
-            return bool(self._live(self._names.wake_up(tenant, task_id)))
+            until = self._live(self._names.ended_tasks(tenant)).get(task_id)
+        return until is not None and float(until) > self._clock()
 
     async def ping(self) -> None:
         """Memory is always there."""
+
+    def _keys(self, tenant: TenantContext) -> Sequence[str]:
+        return self._names.cached_agents(tenant), self._names.ended_tasks(tenant)
 
     def _live(self, key: str) -> dict[str, str]:
         expires_at, fields = self._entries.get(key, (0.0, {}))

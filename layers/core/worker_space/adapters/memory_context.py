@@ -97,6 +97,13 @@ class MemoryContext:
             for point in [point for point, entry in collection.items() if entry.generation < before]:
                 del collection[point]
 
+    async def forget_session(self, tenant: TenantContext, agent_id: str, session_id: str) -> None:
+        """Delete the agent's entries of one session; a missing memory is no error."""
+        with self._lock:
+            collection = self._collections.get(self._names.collection(tenant, agent_id), {})
+            for point in [point for point, entry in collection.items() if entry.session_id == session_id]:
+                del collection[point]
+
     async def drop(self, tenant: TenantContext, agent_id: str) -> None:
         """Delete the agent's collection; a missing one is no error."""
         with self._lock:

@@ -215,17 +215,16 @@ class QdrantContext:
     async def clear(self, tenant: TenantContext, agent_id: str, *, before: int) -> None:
         """Delete the entries of all generations below `before`; a missing memory is no error."""
 
-        async def call(client: "AsyncQdrantClient") -> None:
+        def earlier() -> "models.Condition":
             from qdrant_client import models
 
-            earlier = models.FieldCondition(key="generation", range=models.Range(lt=before))
-            old = models.FilterSelector(filter=models.Filter(must=[*self._layout.mine(tenant, agent_id), earlier]))
-            await client.delete(self._layout.collection(tenant, agent_id), old, wait=True)
+            return models.FieldCondition(key="generation", range=models.Range(lt=before))
 
-        try:
-            await self._run(call)
-        except NotFound:
-            return
+        await self._delete(tenant, agent_id, earlier)
+
+    async def forget_session(self, tenant: TenantContext, agent_id: str, session_id: str) -> None:
+        """Delete the agent's entries of one session, in one request; a missing memory is no error."""
+        await self._delete(tenant, agent_id, lambda: equals(session_id=session_id)[0])
 
     async def drop(self, tenant: TenantContext, agent_id: str) -> None:
         """Delete the agent's memory; a missing one is no error."""
@@ -261,6 +260,20 @@ class QdrantContext:
             _log.warning("context is stored and searched by words alone: %s", error)
             return {}
         return {dense_name(self._embedder): vector}
+
+    async def _delete(self, tenant: TenantContext, agent_id: str, which: "Callable[[], models.Condition]") -> None:
+        """Delete those of the agent's entries for which a condition holds."""
+
+        async def call(client: "AsyncQdrantClient") -> None:
+            from qdrant_client import models
+
+            these = models.FilterSelector(filter=models.Filter(must=[*self._layout.mine(tenant, agent_id), which()]))
+            await client.delete(self._layout.collection(tenant, agent_id), these, wait=True)
+
+        try:
+            await self._run(call)
+        except NotFound:
+            return
 
     def _one(self, tenant: TenantContext, agent_id: str, point: str) -> "models.FilterSelector":
         """One point, if it is the agent's: a filter, because Qdrant takes plain ids from whoever names them."""

@@ -138,7 +138,8 @@ class SharedCollection:
 def _searched() -> Mapping[str, Any]:
     from qdrant_client import models
 
-    return {"success": models.PayloadSchemaType.BOOL, "generation": models.PayloadSchemaType.INTEGER}
+    schema = models.PayloadSchemaType
+    return {"success": schema.BOOL, "generation": schema.INTEGER, "session_id": schema.KEYWORD}
 
 
 async def _ensure(

@@ -4,8 +4,9 @@ The SDK has no deadline of its own and repeats every command, so its retries are
 only commands that may happen twice are sent: the answer to one that ran can be lost.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Final, TypeVar
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, TypeVar
 
 import httpx
 from upstash_redis.asyncio import Redis
@@ -39,6 +40,7 @@ class UpstashCache:
         names: Spells the keys.
         timeout_seconds: Deadline of each call. After a call without an answer further ones fail at once for 2 s.
         refused: Called when the server refuses a command: the SDK does not tell whether for its token.
+        clock: Epoch seconds. Clocks of two machines may differ: a sign is seen a little longer or shorter.
     """
 
     def __init__(
@@ -49,7 +51,9 @@ class UpstashCache:
         *,
         timeout_seconds: float = 1.5,
         refused: Callable[[], None] | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
+        self._clock = clock
         self._redis = Redis(url=url.rstrip("/"), token=token, rest_retries=0, allow_telemetry=False)
         self._names = names
         self._refused = refused
@@ -65,36 +69,38 @@ class UpstashCache:
         if not fields:
             return
         key = self._names.cached_agents(tenant)
-        transaction = self._redis.multi()
-        transaction.execute(["HSET", key, *(part for pair in fields.items() for part in pair)])
-        transaction.execute(["EXPIRE", key, ttl_seconds])
-
-        async def call() -> None:
-            answers = await transaction.exec()
-            if len(answers) != 2:  # the SDK pairs commands with answers, however few there are
-                raise ValueError(f"2 commands got {len(answers)} answers")
-
-        try:
-            await self._breaker(call)
-        except UpstashError as error:
-            self._tell()
-            raise Unavailable(_DEPENDENCY, "it refuses the transaction") from error
+        pairs = (part for pair in fields.items() for part in pair)
+        await self._transaction(["HSET", key, *pairs], ["EXPIRE", key, ttl_seconds])
 
     async def forget(self, tenant: TenantContext, field: str) -> None:
         """Drop one field."""
         await self._execute(int, "HDEL", self._names.cached_agents(tenant), field)
 
     async def clear(self, tenant: TenantContext) -> None:
-        """Drop the tenant's hash."""
-        await self._execute(int, "DEL", self._names.cached_agents(tenant))
+        """Drop the tenant's two keys."""
+        await self._execute(int, "DEL", self._names.cached_agents(tenant), self._names.ended_tasks(tenant))
+
+    async def remains(self, tenant: TenantContext) -> int:
+        """The fields of the tenant's hash and its signs, those included that have expired within their set."""
+        fields, signs = self._names.cached_agents(tenant), self._names.ended_tasks(tenant)
+        return sum(map(int, await self._transaction(["HLEN", fields], ["ZCARD", signs])))
 
     async def wake(self, tenant: TenantContext, task_id: str, *, ttl_seconds: int) -> None:
-        """Leave the sign that a task has ended."""
-        await self._execute(bool, "SET", self._names.wake_up(tenant, task_id), "1", "EX", ttl_seconds)
+        """Leave the sign that a task has ended, in one transaction that takes away what has expired.
+
+        One sorted set holds all signs of a tenant, scored by when they expire: `clear` need not look for keys.
+        """
+        key, now = self._names.ended_tasks(tenant), self._clock()
+        await self._transaction(
+            ["ZADD", key, now + ttl_seconds, task_id],
+            ["ZREMRANGEBYSCORE", key, "-inf", now],
+            ["EXPIRE", key, ttl_seconds],
+        )
 
     async def woken(self, tenant: TenantContext, task_id: str) -> bool:
-        """Whether that sign is there."""
-        return await self._execute(int, "EXISTS", self._names.wake_up(tenant, task_id)) > 0
+        """Whether that sign is there, in one command: whoever waits for an answer asks often."""
+        (expires_at,) = await self._execute(list, "ZMSCORE", self._names.ended_tasks(tenant), task_id)
+        return expires_at is not None and float(expires_at) > self._clock()
 
     async def ping(self) -> None:
         """Ask the server for a sign of life."""
@@ -117,6 +123,23 @@ class UpstashCache:
             self._tell()
             # Its text quotes the command, and with it the tenant's key.
             raise Unavailable(_DEPENDENCY, f"it refuses {command[0]}") from error
+
+    async def _transaction(self, *commands: list[str | int | float]) -> Sequence[Any]:
+        transaction = self._redis.multi()
+        for command in commands:
+            transaction.execute(command)
+
+        async def call() -> Sequence[Any]:
+            answers: Sequence[Any] = await transaction.exec()
+            if len(answers) != len(commands):  # the SDK pairs commands with answers, however few there are
+                raise ValueError(f"{len(commands)} commands got {len(answers)} answers")
+            return answers
+
+        try:
+            return await self._breaker(call)
+        except UpstashError as error:
+            self._tell()
+            raise Unavailable(_DEPENDENCY, "it refuses the transaction") from error
 
     def _tell(self) -> None:
         if self._refused is not None:

@@ -40,7 +40,7 @@ _METRICS: Final = {
     "is_healthy": True,
 }
 _CLEANED: Final = {"canceled_tasks": 2, "still_running": [], "deregistered_agents": 4, "state": "dormant"}
-_RESET: Final = {"canceled_tasks": 3, "complete": True, "state": "dormant"}
+_RESET: Final = {"canceled_tasks": 3, "complete": True, "cache_cleared": True, "state": "dormant"}
 
 
 class WorkerSpaceView(BaseModel):
@@ -96,6 +96,8 @@ async def reset_worker_space(space: Space) -> ResetReport:
     """For when something hangs: ends every open task at once, running ones included, and their sessions say so.
 
     Mailboxes and queues are emptied, every cached key is dropped. Files, agents, chats and memory stay. Safe to repeat.
-    While `complete` is false, messages are answered 503; the rest is done within minutes.
+    While `complete` is false, messages are answered 503; the rest is done within minutes. Where only `cache_cleared` is
+    false, messages are accepted: what Redis holds of the project expires within five minutes, or goes with the next
+    reset.
     """
     return await space.reset()
