@@ -56,7 +56,7 @@ serve: $(VENV)/.ready ## Start the whole stack on this machine (WORKER_SPACE_POR
 
 test: $(VENV)/.ready ## Run the tests with the branch coverage gate (ARGS="-k name" adds arguments)
 	@rm -f .coverage .coverage.*
-	@$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile --cov --cov-report=term $(ARGS)
 
 lint: $(VENV)/.ready ## Check style and formatting
 	@$(BIN)/ruff check .

@@ -72,7 +72,7 @@ def _forged() -> dict[str, str]:
         "another issuer": token(iss="https://evil.test"),
         "an issuer that ours begins with": token(iss="https://issuer"),
         "another audience": token(aud="other"),
-        "from the future": token(nbf=now + 60),
+        "from the future": token(nbf=now + 86_400),
         "no key id": token(kid=None),
         "an unknown key id": token(kid="nobody"),
         "another key of the same id": stranger,

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
-from urllib.parse import parse_qs, unquote
+from urllib.parse import parse_qs, parse_qsl, unquote
 
 from worker_space_local.presigned import Refusal, Signed, refusal
 from worker_space_local.server import HOST, Headers, Scope
@@ -141,7 +141,7 @@ class ObjectServices:
             return None
         query = scope["query_string"].decode("latin-1")
         request = Signed(method=scope["method"], path=path, query=query, headers=headers, content=content)
-        return refusal(request, self._secrets)
+        return refusal(request, {**self._secrets, **_assumed(query)})
 
     def _refused(self, scope: Scope, headers: dict[str, str]) -> tuple[int, Headers, bytes] | None:
         """Check the conditions of an S3 write; when they hold, take them out, as moto knows only some of them."""
@@ -226,3 +226,18 @@ def _environ(scope: Scope, headers: dict[str, str], content: bytes) -> dict[str,
         if name not in ("content-length", "content-type"):
             environ["HTTP_" + name.upper().replace("-", "_")] = value
     return environ
+
+
+def _assumed(query: str) -> dict[str, str]:
+    """The secret of the temporary credentials that a request is signed with, if STS gave them out and they hold."""
+    from moto.sts.models import sts_backends
+
+    parameters = dict(parse_qsl(query))
+    key = parameters.get("X-Amz-Credential", "").partition("/")[0]
+    roles = (
+        role for account in sts_backends.values() for backend in account.values() for role in backend.assumed_roles
+    )
+    found = next((role for role in roles if role.access_key_id == key), None)
+    if found is None or found.session_token != parameters.get("X-Amz-Security-Token"):
+        return {}
+    return {key: found.secret_access_key} if found.expiration > datetime.now(found.expiration.tzinfo) else {}
