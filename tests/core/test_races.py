@@ -123,7 +123,7 @@ def test_every_message_has_one_outcome_in_order_and_under_the_cap(seed: int, cha
             stop.set()
         for each in running:
             each.result()
-    asyncio.run(_check(stack, sent, model))
+    asyncio.run(_check(stack, sent, model, overtaken=overtaken))
 
 
 async def _project(stack: MemoryStack) -> None:
@@ -194,7 +194,7 @@ async def _until_all_have_ended(
     raise AssertionError(f"tasks were left open: {[(t or {}).get('state') for t in tasks]}")
 
 
-async def _check(stack: MemoryStack, sent: dict[str, list[Sent]], model: CountingModel) -> None:
+async def _check(stack: MemoryStack, sent: dict[str, list[Sent]], model: CountingModel, *, overtaken: bool) -> None:
     sessions = stack.parts.services.collaborators.sessions
     for session_id, tasks in sent.items():
         messages, _ = await sessions.messages(TENANT, session_id, limit=100, after=None)
@@ -215,7 +215,8 @@ async def _check(stack: MemoryStack, sent: dict[str, list[Sent]], model: Countin
     runtimes = (await stack.records.query(TENANT, Key.runtimes())).items
     assert task_metrics(runtimes).tasks_processed == sum(len(tasks) for tasks in sent.values())
     for agent in ("one", "two"):
-        assert 1 <= model.most[agent] <= CAP
+        # A worker that lives and is overtaken by a jump of the clock may still be inside a model call.
+        assert 1 <= model.most[agent] <= CAP + overtaken
         found = await stack.parts.services.collaborators.registry.get(TENANT, agent)
         assert await stack.parts.services.collaborators.bus.status(TENANT, found.id) == {"running": 0, "parked": 0}
     assert max(model.requests.values()) <= 2 * stack.settings.max_attempts
