@@ -13,9 +13,6 @@ from tests.e2e.fake_openai import FakeOpenAI
 from worker_space_local.issuer import sign_token
 from worker_space_local.stack import Stack
 
-VISIBILITY_SECONDS = 3
-
-
 _OPEN: list[httpx.Client] = []
 
 
@@ -80,7 +77,7 @@ class Project:
     def task(self, task_id: str) -> Any:
         return self.call("GET", f"/tasks/{task_id}", 200)
 
-    def ended(self, task_id: str, *, seconds: float = 40) -> Any:
+    def ended(self, task_id: str, *, seconds: float = 90) -> Any:
         """The task once it has ended."""
         return until(
             lambda: (task := self.task(task_id))["state"] in ("completed", "failed", "canceled") and task, seconds
@@ -101,32 +98,47 @@ def until(true: Callable[[], Any], seconds: float = 20) -> Any:
 
 
 @pytest.fixture(scope="session")
-def model() -> Iterator[FakeOpenAI]:
+def model_server() -> Iterator[FakeOpenAI]:
     with FakeOpenAI() as server:
         yield server
 
 
-def environment(model: FakeOpenAI) -> dict[str, str]:
-    """For a stack whose `openai:` models are the fake server's, and whose clocks are short."""
+@pytest.fixture
+def model(model_server: FakeOpenAI) -> FakeOpenAI:
+    """The server as if it was asked nothing yet; stacks and tests share it."""
+    model_server.forget()
+    return model_server
+
+
+def environment(model: FakeOpenAI, *, visibility_seconds: int) -> dict[str, str]:
+    """For a stack whose `openai:` models are the fake server's.
+
+    Args:
+        model: The server.
+        visibility_seconds: After so long what a worker let lie is begun anew, and asks the model again. Short where a
+            worker is killed; elsewhere longer than a busy machine may stand still.
+    """
     return {
         **{name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "WORKER_SPACE_"))},
         "OPENAI_BASE_URL": model.url,
         "OPENAI_API_KEY": "none",
-        "WORKER_SPACE_VISIBILITY_SECONDS": str(VISIBILITY_SECONDS),
+        "WORKER_SPACE_VISIBILITY_SECONDS": str(visibility_seconds),
         "WORKER_SPACE_SWEEP_SECONDS": "1",
     }
 
 
 @pytest.fixture(scope="session")
-def stack(model: FakeOpenAI, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with Stack(data_dir=tmp_path_factory.mktemp("stack"), environment=environment(model), say=lambda line: None) as up:
+def stack(model_server: FakeOpenAI, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    settings = environment(model_server, visibility_seconds=30)
+    with Stack(data_dir=tmp_path_factory.mktemp("stack"), environment=settings, say=lambda line: None) as up:
         yield up
 
 
 @pytest.fixture
 def own_stack(model: FakeOpenAI, tmp_path: Path) -> Iterator[Stack]:
     """A stack of the test's own, to break."""
-    with Stack(data_dir=tmp_path / "data", environment=environment(model), say=lambda line: None) as up:
+    settings = environment(model, visibility_seconds=3)
+    with Stack(data_dir=tmp_path / "data", environment=settings, say=lambda line: None) as up:
         yield up
 
 

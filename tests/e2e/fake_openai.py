@@ -71,10 +71,8 @@ class FakeOpenAI:
     """
 
     def __init__(self) -> None:
-        self.requests: list[dict[str, Any]] = []
-        self.gap = 0.0
-        self.rule: Rule = lambda request: says(f"You said: {question(request)}")
         self._lock = threading.Lock()
+        self.forget()
         fake = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -125,6 +123,13 @@ class FakeOpenAI:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
+
+    def forget(self) -> None:
+        """Be as if nothing was asked yet, with the first rule again."""
+        with self._lock:
+            self.requests: list[dict[str, Any]] = []
+        self.gap = 0.0
+        self.rule: Rule = lambda request: says(f"You said: {question(request)}")
 
     def asked(self, text: str) -> list[dict[str, Any]]:
         """The requests whose newest user message holds `text`."""

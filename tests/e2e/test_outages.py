@@ -88,7 +88,8 @@ def test_what_was_accepted_survives_a_restart_of_everything(model: FakeOpenAI, t
         return says("after the restart")
 
     model.rule = rule
-    with Stack(data_dir=tmp_path, environment=environment(model), say=lambda line: None) as first:
+    settings = environment(model, visibility_seconds=3)
+    with Stack(data_dir=tmp_path, environment=settings, say=lambda line: None) as first:
         project = User(first, "rita").project("restart")
         project.put("kept.txt", "kept")
         project.agent("patient")
@@ -96,7 +97,7 @@ def test_what_was_accepted_survives_a_restart_of_everything(model: FakeOpenAI, t
         tasks = [project.send(session, f"m{n}", "patient") for n in range(2)]
         assert held.wait(20)
     let_go.set()
-    with Stack(data_dir=tmp_path, environment=environment(model), say=lambda line: None) as second:
+    with Stack(data_dir=tmp_path, environment=settings, say=lambda line: None) as second:
         project.user.http.base_url = second.endpoints["api"]
         user = User(second, "rita")
         project.user = user

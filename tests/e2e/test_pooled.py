@@ -21,8 +21,9 @@ test_a_session_is_answered_in_order = test_chat.test_a_session_is_answered_in_or
 
 
 @pytest.fixture(scope="module")
-def stack(model: FakeOpenAI, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    pooled = {**environment(model), "WORKER_SPACE_QUEUE_MODE": "pooled", "WORKER_SPACE_POOL_QUEUES": "2"}
+def stack(model_server: FakeOpenAI, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    settings = environment(model_server, visibility_seconds=30)
+    pooled = {**settings, "WORKER_SPACE_QUEUE_MODE": "pooled", "WORKER_SPACE_POOL_QUEUES": "2"}
     with Stack(data_dir=tmp_path_factory.mktemp("pooled"), environment=pooled, say=lambda line: None) as up:
         yield up
 
