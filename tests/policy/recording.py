@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -34,18 +35,24 @@ class Record:
 
 
 class Recorder:
-    """Listens to boto3's events. A function's own calls are told by the access key that it was given.
-
-    Attributes:
-        asker: Whose request or delivery is worked on now.
-    """
+    """Listens to boto3's events. A function's own calls are told by the access key that it was given."""
 
     def __init__(self, file: Path) -> None:
         self._file = file.open("w", encoding="utf-8")
         self._lock = threading.Lock()
         self._here = threading.local()
         self._holders: dict[str, tuple[str, Mapping[str, str] | None]] = {}
-        self.asker: tuple[str, str] | None = None
+        # Of the request itself, and not of the moment: a call may still be under way when the next one is made.
+        self._asker: ContextVar[tuple[str, str] | None] = ContextVar("asker", default=None)
+
+    @property
+    def asker(self) -> tuple[str, str] | None:
+        """Whose request or delivery is worked on here."""
+        return self._asker.get()
+
+    @asker.setter
+    def asker(self, asker: tuple[str, str] | None) -> None:
+        self._asker.set(asker)
 
     def as_function(self, function: str) -> None:
         """Have the clients that are made from now on be this function's."""

@@ -78,19 +78,16 @@ def about(record: Record, deployed: Deployment) -> set[str]:
 
 
 def foreign(record: Record, deployed: Deployment) -> bool:
-    """Whether a call that was made for somebody names what is another user's.
-
-    A long poll may outlast the request that is recorded next, so projects of one user are not told apart here; that
-    their calls are refused to one another's credentials is asked of every call of the good build.
-    """
+    """Whether a call that was made for somebody names what is another's."""
     if record.asker is None:
         return False
     user, project = record.asker
     owners = about(record, deployed)
-    token = UserContext(user).token
-    mine = {f"U#{token}", *(owner for owner in owners if owner.startswith(f"{token}_"))}
+    mine = {f"U#{UserContext(user).token}"}
     if project:
         mine.add(TenantContext(user, project).token)
+    else:
+        mine |= {owner for owner in owners if owner.startswith(f"{UserContext(user).token}_")}
     return bool(owners - mine)
 
 

@@ -6,6 +6,8 @@ What may safely happen twice is repeated here, a bounded number of times.
 """
 
 import asyncio
+import contextvars
+import functools
 import random
 import threading
 from collections.abc import Callable, Mapping
@@ -124,7 +126,10 @@ class AwsCalls:
         loop = asyncio.get_running_loop()
         for attempt in range(1, self._attempts + 1):
             try:
-                return await loop.run_in_executor(self._executor, lambda: call(**arguments))
+                # In the caller's context: what listens to boto3's events there can tell whose call it is.
+                return await loop.run_in_executor(
+                    self._executor, contextvars.copy_context().run, functools.partial(call, **arguments)
+                )
             except ClientError as error:
                 if not is_passing(error):
                     raise
