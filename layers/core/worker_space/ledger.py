@@ -77,8 +77,7 @@ class Refusal:
 
     Attributes:
         why: `superseded`, `ended`, `waits` (for the user's word or its plan), `agent_deleted`, `attempts_spent`,
-            `canceled`, `copy`, `parked`, `waits`
-            (for the user's word or its plan) or `gone`.
+            `canceled`, `copy`, `parked` or `gone`.
         task: The task as stored, where it was looked at.
     """
 
