@@ -4,11 +4,13 @@ import asyncio
 import dataclasses
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from functools import cache
 from typing import Any
 
 import httpx
 from fastapi import FastAPI
+from starlette.types import Receive, Scope, Send
 
 from tests.api.signing import FakeIssuer, token
 from tests.memory_stack import MemoryStack
@@ -20,18 +22,36 @@ PROBLEM = "urn:worker-space:problem:"
 
 # Signing takes milliseconds, and one token is good for all tests.
 _signed = cache(token)
+_asked: ContextVar["Service"] = ContextVar("asked")
+
+
+@cache
+def application() -> FastAPI:
+    """The application, made once because its routes take a tenth of a second; each request brings its services."""
+    return create_app(lambda: _asked.get().services, keys=FakeIssuer().keys())
 
 
 class Service:
-    """A running service: `call` speaks for a user, `worker` lets agents answer meanwhile."""
+    """A running service: `call` speaks for a user, `worker` lets agents answer meanwhile.
 
-    def __init__(self, stack: MemoryStack | None = None) -> None:
+    Args:
+        issuer: A token issuer of this service's own, to be changed by the test.
+    """
+
+    def __init__(self, stack: MemoryStack | None = None, *, issuer: FakeIssuer | None = None) -> None:
         self.stack = stack or MemoryStack()
-        self.issuer = FakeIssuer()
         self.services: Services = self.stack.parts.services
-        self.app: FastAPI = create_app(lambda: self.services, keys=self.issuer.keys())
-        transport = httpx.ASGITransport(app=self.app)
-        self.client = httpx.AsyncClient(transport=transport, base_url="http://service.test")
+        routes = application() if issuer is None else create_app(lambda: self.services, keys=issuer.keys())
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            before = _asked.set(self)
+            try:
+                await routes(scope, receive, send)
+            finally:
+                _asked.reset(before)
+
+        self.app = app
+        self.client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service.test")
 
     def replace(self, **changes: Any) -> None:
         """Other services from the next request on."""

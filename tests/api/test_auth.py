@@ -23,6 +23,16 @@ from worker_space.errors import Unavailable
 pytestmark = pytest.mark.anyio
 
 
+@pytest.fixture
+def issuer() -> FakeIssuer:
+    return FakeIssuer()
+
+
+@pytest.fixture
+def service(issuer: FakeIssuer) -> Service:
+    return Service(issuer=issuer)
+
+
 async def ask(service: Service, given: str | None, scheme: str = "Bearer") -> httpx.Response:
     headers = {} if given is None else {"Authorization": f"{scheme} {given}"}
     return await service.call("GET", "/my/projects/", user=None, headers=headers)
@@ -126,13 +136,13 @@ async def test_the_token_is_looked_at_before_the_body_and_the_route(service: Ser
     assert (await service.call("GET", "/my/projects/x/nowhere", user=None)).status_code == 401
 
 
-async def test_no_token_reaches_the_log(service: Service, caplog: pytest.LogCaptureFixture) -> None:
+async def test_no_token_reaches_the_log(service: Service, issuer: FakeIssuer, caplog: pytest.LogCaptureFixture) -> None:
     good = token()
     with caplog.at_level(logging.DEBUG):
         for given in (good, *FORGED.values()):
             await ask(service, given)
-        service.issuer.down = True
-        service.issuer.now += 1000
+        issuer.down = True
+        issuer.now += 1000
         await ask(service, good)
     parts = {part for given in (good, *FORGED.values()) for part in given.split(".") if len(part) > 40}
     assert not [part for part in parts if part in caplog.text]
@@ -141,64 +151,64 @@ async def test_no_token_reaches_the_log(service: Service, caplog: pytest.LogCapt
 # -- the issuer's keys
 
 
-async def test_keys_are_fetched_once_in_five_minutes(service: Service) -> None:
+async def test_keys_are_fetched_once_in_five_minutes(service: Service, issuer: FakeIssuer) -> None:
     for _ in range(3):
         await ask(service, token())
-        service.issuer.now += 90
-    assert service.issuer.asked == 1
-    service.issuer.now += 200
+        issuer.now += 90
+    assert issuer.asked == 1
+    issuer.now += 200
     await ask(service, token())
-    assert service.issuer.asked == 2
+    assert issuer.asked == 2
 
 
-async def test_forged_key_ids_cause_no_storm(service: Service) -> None:
+async def test_forged_key_ids_cause_no_storm(service: Service, issuer: FakeIssuer) -> None:
     await ask(service, token())
-    service.issuer.now += 60
+    issuer.now += 60
     for number in range(20):
         assert (await ask(service, token(kid=f"forged{number}"))).status_code == 401
-    assert service.issuer.asked == 2
+    assert issuer.asked == 2
 
 
-async def test_a_new_key_is_taken_within_ten_seconds(service: Service) -> None:
+async def test_a_new_key_is_taken_within_ten_seconds(service: Service, issuer: FakeIssuer) -> None:
     await ask(service, token())
-    service.issuer.entries.append(rsa_entry("third", rsa_key("third")))
+    issuer.entries.append(rsa_entry("third", rsa_key("third")))
     signed = jwt.encode(claims(), rsa_key("third"), algorithm="RS256", headers={"kid": "third"})
     assert (await ask(service, signed)).status_code == 401
-    service.issuer.now += 10
+    issuer.now += 10
     assert (await ask(service, signed)).status_code == 200
 
 
-async def test_a_withdrawn_key_is_refused_after_five_minutes(service: Service) -> None:
+async def test_a_withdrawn_key_is_refused_after_five_minutes(service: Service, issuer: FakeIssuer) -> None:
     await ask(service, token())
-    service.issuer.entries = [ec_entry("second", ec_key("second"))]
-    service.issuer.now += 301
+    issuer.entries = [ec_entry("second", ec_key("second"))]
+    issuer.now += 301
     assert (await ask(service, token())).status_code == 401
 
 
-async def test_known_keys_keep_working_while_the_issuer_is_down(service: Service) -> None:
+async def test_known_keys_keep_working_while_the_issuer_is_down(service: Service, issuer: FakeIssuer) -> None:
     await ask(service, token())
-    service.issuer.down = True
-    service.issuer.now += 10_000
+    issuer.down = True
+    issuer.now += 10_000
     assert (await ask(service, token())).status_code == 200
     assert (await ask(service, token(kid="unknown"))).status_code == 401
-    assert service.issuer.asked == 2
+    assert issuer.asked == 2
 
 
-async def test_an_issuer_that_was_never_reached_is_503_and_never_open(service: Service) -> None:
-    service.issuer.down = True
+async def test_an_issuer_that_was_never_reached_is_503_and_never_open(service: Service, issuer: FakeIssuer) -> None:
+    issuer.down = True
     answer = await ask(service, token())
     assert answer.status_code == 503
     assert kind(answer) == "unavailable"
     assert answer.headers["retry-after"]
-    service.issuer.down = False
-    service.issuer.now += 10
+    issuer.down = False
+    issuer.now += 10
     assert (await ask(service, token())).status_code == 200
 
 
-async def test_the_first_requests_share_one_fetch(service: Service) -> None:
+async def test_the_first_requests_share_one_fetch(service: Service, issuer: FakeIssuer) -> None:
     answers = await asyncio.gather(*(ask(service, token()) for _ in range(8)))
     assert [answer.status_code for answer in answers] == [200] * 8
-    assert service.issuer.asked == 1
+    assert issuer.asked == 1
 
 
 @pytest.mark.parametrize(

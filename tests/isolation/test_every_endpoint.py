@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.api.service import Service
+from tests.api.service import application
 from tests.isolation.world import SECRET, World, routes
 from worker_space.ids import new_id
 
@@ -130,7 +130,7 @@ CASES: dict[str, list[Case]] = {
 # Not under a project; they have tests of their own below.
 ELSEWHERE = {"create_project", "import_project", "list_projects", "list_erasures", "get_erasure", "health", "ready"}
 
-TABLE = [(method, path, operation) for method, path, operation in routes(Service().app) if operation is not None]
+TABLE = [(method, path, operation) for method, path, operation in routes(application()) if operation is not None]
 UNDER_A_PROJECT = [
     pytest.param(method, path, case, id=f"{operation}-{number}")
     for method, path, operation in TABLE
@@ -145,7 +145,7 @@ def test_every_route_has_a_case() -> None:
 
 
 def test_what_has_no_operation_id_holds_nobodys_data() -> None:
-    hidden = {path for _, path, operation in routes(Service().app) if operation is None}
+    hidden = {path for _, path, operation in routes(application()) if operation is None}
     assert hidden == {"/openapi.json", "/my/chat/{rest:path}", "/my/agents/{rest:path}"}
 
 

@@ -1,6 +1,7 @@
 """Two people who know each other's ids, over stores that note whose data is asked for."""
 
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,17 +69,40 @@ class World:
         )
 
 
+_STORES = ("records", "cache", "memory", "files", "content", "queues")
+_made: list[tuple[dict[str, dict[str, Any]], dict[str, str], dict[str, dict[str, str]]]] = []
+
+
 async def make_world() -> World:
-    """Alice has two projects full of marked data; bob has one of the same name as one of hers."""
+    """Alice has two projects full of marked data; bob has one of the same name as one of hers.
+
+    They are filled by requests once; each test has what these left, in stores of its own.
+    """
+    if not _made:
+        first = _empty_world()
+        await fill_world(first)
+        _made.append((_state(first), first.ids, first.ids_of))
+    world = _empty_world()
+    state, world.ids, world.ids_of = deepcopy(_made[0])
+    for name, held in state.items():
+        vars(getattr(world.service.stack, name)).update(held)
+    return world
+
+
+def _empty_world() -> World:
     owners: set[str] = set()
     stack = MemoryStack()
-    for name in ("cache", "memory", "files", "content", "queues"):
-        setattr(stack, name, Watched(getattr(stack, name), owners))
-    stack.parts = stack.compose(records=Watched(stack.records, owners))
-    world = World(service=Service(stack), owners=owners)
-    await fill_world(world)
-    owners.clear()
-    return world
+    stack.parts = stack.compose(**{name: Watched(getattr(stack, name), owners) for name in _STORES})
+    return World(service=Service(stack), owners=owners)
+
+
+def _state(world: World) -> dict[str, dict[str, Any]]:
+    """All that the stores hold, which is in their dictionaries and lists."""
+    stack = world.service.stack
+    return {
+        name: {at: held for at, held in vars(getattr(stack, name)).items() if isinstance(held, (dict, list))}
+        for name in _STORES
+    }
 
 
 async def fill_world(world: World) -> None:
