@@ -49,15 +49,23 @@ async def relay(host: str, port: int) -> asyncio.Server:
     Raises:
         OSError: nobody can listen there.
     """
+    # Once a connection's asking side has ended, nothing but its task refers to what still waits for the answer: without
+    # this the garbage collector takes both (docs.python.org: asyncio.create_task).
+    open_: set[asyncio.Task[None] | None] = set()
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        async with _closing(writer):
-            try:
-                answers, asked = await asyncio.open_connection(HOST, port)
-            except ConnectionError:
-                return
-            async with _closing(asked):
-                await asyncio.gather(_copy(reader, asked), _copy(answers, writer))
+        task = asyncio.current_task()
+        open_.add(task)
+        try:
+            async with _closing(writer):
+                try:
+                    answers, asked = await asyncio.open_connection(HOST, port)
+                except ConnectionError:
+                    return
+                async with _closing(asked):
+                    await asyncio.gather(_copy(reader, asked), _copy(answers, writer))
+        finally:
+            open_.discard(task)
 
     return await asyncio.start_server(connected, host, port)
 
