@@ -50,10 +50,10 @@ class Holding(threading.local):
 
 
 class MortalRecords:
-    """Some calls kill the worker: before the table has seen them, or after. What it claims is noted in `holding`."""
+    """Some calls kill the worker: before the table has seen them, or after."""
 
-    def __init__(self, records: MemoryRecords, dice: random.Random, chance: float, holding: Holding) -> None:
-        self._records, self._dice, self._chance, self._holding = records, dice, chance, holding
+    def __init__(self, records: MemoryRecords, dice: random.Random, chance: float) -> None:
+        self._records, self._dice, self._chance = records, dice, chance
 
     async def get(self, owner: Owner, key: Key) -> Item | None:
         return await self._records.get(owner, key)
@@ -70,11 +70,22 @@ class MortalRecords:
         if self._dice.random() < self._chance:
             raise Died
         await self._records.write(owner, *writes)
+        if self._dice.random() < self._chance:
+            raise Died
+
+
+class ClaimedRecords(MortalRecords):
+    """Notes in `holding` what the worker that writes claims."""
+
+    def __init__(self, records: MemoryRecords, dice: random.Random, chance: float, holding: Holding) -> None:
+        super().__init__(records, dice, chance)
+        self._holding = holding
+
+    async def write(self, owner: Owner, *writes: Write) -> None:
+        await super().write(owner, *writes)
         for write in writes:
             if isinstance(write, Update) and write.set.get("state") == "working" and "attempt" in write.set:
                 self._holding.task, self._holding.attempt = write.key, write.set["attempt"]
-        if self._dice.random() < self._chance:
-            raise Died
 
 
 class CountingModel:
@@ -199,7 +210,7 @@ async def _worker(
     stack: MemoryStack, stop: threading.Event, dice: random.Random, chance: float, holding: Holding
 ) -> None:
     assert isinstance(stack.records, MemoryRecords)
-    parts = stack.compose(records=MortalRecords(stack.records, dice, chance, holding))
+    parts = stack.compose(records=ClaimedRecords(stack.records, dice, chance, holding))
     while not stop.is_set():
         message = stack.queues.receive(TENANT, 1)
         if message is None:

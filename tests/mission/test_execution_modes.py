@@ -78,6 +78,12 @@ async def test_orchestrated_execution_refuses_a_named_agent(space: UserWorkerSpa
         await space.orchestrated_execution(await session_in(space), request, wait_seconds=0)
 
 
+async def test_direct_execution_never_chooses_an_agent(stack: MemoryStack, space: UserWorkerSpace) -> None:
+    with pytest.raises(InvalidRequest):
+        await space.direct_execution(await session_in(space), MessageRequest(content="hello"), wait_seconds=0)
+    assert list((await space.cancel_all_tasks()).canceled) == []
+
+
 async def test_handle_message_is_direct_where_an_agent_is_named_and_orchestrated_where_none_is() -> None:
     stack = await make_stack(real_model=PydanticAIModels(region="eu-central-1"))
     space = space_of(stack, ALICE)

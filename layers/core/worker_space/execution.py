@@ -43,15 +43,18 @@ class Execution:
         wait_seconds: float,
         repeat: Repeat | None = None,
     ) -> Reply:
-        """Send a message straight to the agent that it or its session names.
+        """Send a message straight to the agent that it names.
 
         Args:
             wait_seconds: How long to wait for the answer; 0 returns at once.
 
         Raises:
+            InvalidRequest: The message names no agent.
             RequestError: As `AgentBus.send_task`.
         """
-        return await self.handle_message(tenant, session_id, request, wait_seconds=wait_seconds, repeat=repeat)
+        if request.target_agent is None:
+            raise InvalidRequest("a direct message names its target_agent")
+        return await self._answer(tenant, session_id, request, wait_seconds, repeat)
 
     async def orchestrated_execution(
         self,

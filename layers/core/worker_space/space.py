@@ -252,7 +252,7 @@ class UserWorkerSpace:
     async def direct_execution(
         self, session_id: str, request: MessageRequest, *, wait_seconds: float, repeat: Repeat | None = None
     ) -> Reply:
-        """Send a message straight to its agent and wait for the answer."""
+        """Send a message straight to the agent that it names, and wait for the answer."""
         return await self._execution.direct_execution(
             self.tenant, session_id, request, wait_seconds=wait_seconds, repeat=repeat
         )
