@@ -1,5 +1,7 @@
-"""The README lists every endpoint and every setting, and docs/deploy.md every parameter."""
+"""The README lists every endpoint, setting and module, and docs/deploy.md every parameter."""
 
+import re
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -28,3 +30,13 @@ def test_an_endpoint_is_listed(path: str) -> None:
 @pytest.mark.parametrize("parameter", sorted(MAIN["Parameters"]))
 def test_a_parameter_is_listed(parameter: str) -> None:
     assert f"`{parameter}`" in DEPLOY
+
+
+def test_every_module_of_the_core_has_a_room() -> None:
+    table = README[README.index("The core's rooms") : README.index("| the face |")]
+    rooms = set(re.findall(r"`([a-z_*]+)/?`", table))
+    outside = {"__init__", "adapters", "api", "bootstrap", "composition", "jobs", "manager", "space"}
+    paths = (ROOT / "layers/core/worker_space").iterdir()
+    modules = {path.stem for path in paths if path.suffix == ".py" or (path / "__init__.py").exists()} - outside
+    assert {module for module in modules if not any(fnmatch(module, room) for room in rooms)} == set()
+    assert {room for room in rooms if not any(fnmatch(module, room) for module in modules)} == set()
