@@ -1,5 +1,6 @@
 """Plans over HTTP: asked for, listed, looked at, executed, canceled and tried again."""
 
+import asyncio
 from typing import Any
 
 import httpx
@@ -228,6 +229,23 @@ async def test_a_plan_that_needs_the_users_word_is_shown_with_its_approval(servi
     assert (await service.call("GET", f"{project}/plans/{plan['id']}")).json()["state"] == "completed"
     approval = (await service.call("GET", f"{project}/approvals/{plan['approval_id']}")).json()
     assert approval["state"] == "confirmed"
+
+
+async def test_the_users_word_for_a_plan_may_come_twice(service: Service, project: str) -> None:
+    await service.call("PATCH", f"{project}/", json={"policy": {"plan_tasks": 1}})
+    plan = (await proposed(service, project, execute=True)).json()
+    address, headers = f"{project}/plans/{plan['id']}/execute", {"Idempotency-Key": "k1"}
+    service.stack.model.script = [says("A"), says("B"), says("all")]
+    async with service.worker():
+        both = await asyncio.gather(*(service.call("POST", address, headers=headers) for _ in range(2)))
+        later = await service.call("POST", address, headers=headers)
+    assert [answer.status_code for answer in (*both, later)] == [200, 200, 200], later.text
+    assert {answer.json()["task_id"] for answer in (*both, later)} == {plan["task_id"]}
+    await service.stack.work(TENANT)
+    assert (await service.call("GET", f"{project}/plans/{plan['id']}")).json()["state"] == "completed"
+    assert (await service.call("POST", address, headers=headers)).status_code == 200
+    another = await service.call("POST", address, headers={"Idempotency-Key": "k2"})
+    assert (another.status_code, kind(another)) == (409, "conflict")
 
 
 async def test_missing_plans_are_404(service: Service, project: str) -> None:

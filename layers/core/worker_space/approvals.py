@@ -19,6 +19,7 @@ from worker_space.clock import now_ms
 from worker_space.consent import Approval, ApprovalState, content_keys, digest, short
 from worker_space.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from worker_space.events import EventType, NewEvent
+from worker_space.idempotency import Repeat, remember
 from worker_space.ports import Records
 from worker_space.projects import SpaceState, no_project
 from worker_space.records import Check, Equals, Item, Update
@@ -38,11 +39,13 @@ class _Verdict:
 
     Attributes:
         edited: What the user puts in the place of the arguments, validated.
+        repeat: The request that gives it, to be known when it comes again.
     """
 
     state: ApprovalState
     reason: str | None = None
     edited: Mapping[str, Any] | None = None
+    repeat: Repeat | None = None
 
 
 class Approvals:
@@ -89,12 +92,18 @@ class Approvals:
 
     # -- resolve ---------------------------------------------------------------------------------
     async def confirm(
-        self, tenant: TenantContext, approval_id: str, *, arguments: Mapping[str, Any] | None = None
+        self,
+        tenant: TenantContext,
+        approval_id: str,
+        *,
+        arguments: Mapping[str, Any] | None = None,
+        repeat: Repeat | None = None,
     ) -> Approval:
         """Let the run go on with the call or plan; confirming it again changes nothing.
 
         Args:
             arguments: All arguments of the call, in the place of those that were asked about. The tool stays.
+            repeat: Kept with the approval's task, so that `find_repeat` finds that.
 
         Raises:
             NotFound: The project has no such approval.
@@ -104,7 +113,7 @@ class Approvals:
         """
         item = await self._item(tenant, approval_id)
         edited = None if arguments is None else _edited(item, arguments)
-        return await self._resolve(tenant, item, _Verdict(state=ApprovalState.CONFIRMED, edited=edited))
+        return await self._resolve(tenant, item, _Verdict(state=ApprovalState.CONFIRMED, edited=edited, repeat=repeat))
 
     async def reject(self, tenant: TenantContext, approval_id: str, *, reason: str | None = None) -> Approval:
         """Let the run go on without the call; rejecting it again changes nothing.
@@ -170,6 +179,7 @@ class Approvals:
             when=Equals("state", ApprovalState.PENDING.value),
         )
         same_epoch = Check(key=Key.space(), when=Equals("epoch", item["epoch"]))
+        kept = [] if verdict.repeat is None else [remember(verdict.repeat, item["task_id"])]
         ticket = Ticket.model_validate(task["ticket"])
         answered = Update(key=Key.runtime(ticket.agent), exclude={"waiting": frozenset({ticket.task})})
         decision = {
@@ -189,6 +199,7 @@ class Approvals:
                 resolved,
                 answered,
                 same_epoch,
+                *kept,
                 changes={
                     "decision": {name: value for name, value in decision.items() if value is not None},
                     # Having asked is no failure: the attempts so far do not count any more.

@@ -125,13 +125,14 @@ class PlanRequests:
             Conflict: The plan is not proposed (any more).
             RequestError: As `AgentBus.send_task`.
         """
+        # Read first: what an equal request has moved meanwhile, that is then known.
+        plan = await self._plans.get(tenant, plan_id)
         if (known := await self._known(tenant, repeat)) is not None:
             return await self._reply(tenant, known, wait_seconds)
-        plan = await self._plans.get(tenant, plan_id)
         if plan.state is not PlanState.PROPOSED:
             raise Conflict(f"the plan is {plan.state.value}: only a proposed plan can be executed")
         if plan.approval_id is not None:
-            await self._approvals.confirm(tenant, plan.approval_id)
+            await self._approvals.confirm(tenant, plan.approval_id, repeat=repeat)
             sent = await self._sent(tenant, plan.task_id)
         else:
             sent = await self._order(tenant, plan, "Execute the plan.", {"verb": "execute"}, repeat)
@@ -147,9 +148,9 @@ class PlanRequests:
             Conflict: The plan is not over, the task has completed, or what it depends on has not.
             RequestError: As `AgentBus.send_task`.
         """
+        plan = await self._plans.get(tenant, plan_id)
         if (known := await self._known(tenant, repeat)) is not None:
             return await self._reply(tenant, known, wait_seconds)
-        plan = await self._plans.get(tenant, plan_id)
         check_retry(plan, key)
         order = {"verb": "retry", "key": key}
         sent = await self._order(tenant, plan, f"Retry the task {key!r} of the plan.", order, repeat)
