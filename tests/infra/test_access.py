@@ -9,7 +9,7 @@ import botocore.session
 import pytest
 from botocore import xform_name
 
-from tests.infra.test_template import FUNCTIONS, GRANTS, ROOT, listed, load
+from tests.infra.templates import FUNCTIONS, GRANTS, ROOT, listed, load
 from tests.policy import deployment as deployed
 from tests.policy.requests import Call
 from worker_space.ports import QUEUE_FIELDS

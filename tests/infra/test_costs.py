@@ -6,7 +6,7 @@ import pytest
 
 from infra import costs
 from infra.costs import BEGIN, END, Assumptions, Price, main, message, polling, projects, put_in, storage, tables
-from tests.infra.test_template import MAIN
+from tests.infra.templates import MAIN
 
 GIVEN = Assumptions()
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.infra.test_template import MAIN, load
+from tests.infra.templates import MAIN, load
 from worker_space.adapters.telemetry_metrics import NAMESPACE
 from worker_space.jobs.sweep import COUNTS
 from worker_space.telemetry import Measure

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.api.test_health_document import DOCUMENT
-from tests.infra.test_template import MAIN
+from tests.infra.templates import MAIN
 from worker_space.settings import Settings
 
 ROOT = Path(__file__).parents[2]
