@@ -13,6 +13,7 @@ from worker_space.projects import NewProject, ProjectChanges
 from worker_space.tenancy import Key, TenantContext, UserContext
 
 TENANT = TenantContext("alice", "shop")
+DELETE_A: tuple[str, dict[str, object]] = ("delete_file", {"path": "a.txt"})
 
 
 async def project(stack: MemoryStack, **policy: Any) -> MemoryStack:
@@ -24,6 +25,10 @@ async def project(stack: MemoryStack, **policy: Any) -> MemoryStack:
     for path in ("a.txt", "b.txt", "c.txt"):
         await stack.files.write(TENANT, path, path.encode())
     return stack
+
+
+async def policy(stack: MemoryStack, **changes: Any) -> None:
+    await stack.parts.services.projects.update(TENANT, ProjectChanges.model_validate({"policy": changes}))
 
 
 async def send(stack: MemoryStack, text: str = "clean up", *, session_id: str | None = None) -> Sent:
