@@ -8,10 +8,12 @@ from tests.memory_stack import MemoryStack, ScriptedModel, calls
 from worker_space.agents import Agent
 from worker_space.bus import Sent
 from worker_space.events import Event, EventLog
+from worker_space.idempotency import Repeat
 from worker_space.messages import Message, NewSession
 from worker_space.models import ModelReply
+from worker_space.plan_requests import PlanReply
 from worker_space.planning import PlanBook
-from worker_space.plans import Plan
+from worker_space.plans import NewPlan, Plan
 from worker_space.projects import NewProject
 from worker_space.records import Item
 from worker_space.tenancy import Key, TenantContext, UserContext
@@ -27,6 +29,10 @@ def part(key: str, agent: str, *depends_on: str, instructions: str = "") -> dict
         "instructions": instructions or f"do {key}",
         "depends_on": list(depends_on),
     }
+
+
+A, B = part("a", "coder"), part("b", "writer", "a")
+"""Two tasks of a plan, of which the second waits for the first."""
 
 
 def make_plan(*tasks: Mapping[str, Any]) -> ModelReply:
@@ -89,3 +95,34 @@ class Planned:
     async def open_tasks(self) -> int:
         item = await self.stack.records.get(TENANT, Key.space())
         return int((item or {})["open_tasks"])
+
+
+def never(_: str) -> Repeat | None:
+    return None
+
+
+async def ask(space: Planned, new: NewPlan) -> PlanReply:
+    """Ask for a plan, and let the orchestrator make it."""
+    requests = space.stack.parts.services.plan_requests
+    sent = await requests.create(TENANT, new, wait_seconds=0, repeat=never)
+    await space.stack.work(TENANT, most=1)
+    task = await space.task(sent.task.id)
+    stored = await space.stack.parts.services.plans.stored(TENANT, sent.plan_id)
+    assert task["plan_id"] == sent.plan_id
+    return PlanReply(plan_id=sent.plan_id, task=sent.task, plan=None if stored is None else stored.plan)
+
+
+async def running(space: Planned, *tasks: dict[str, Any]) -> Plan:
+    """A plan of which nothing has run yet."""
+    space.model.script = [make_plan(*tasks)]
+    await space.send("the goal")
+    await space.stack.work(TENANT, most=1)
+    return await space.the_plan()
+
+
+async def large(space: Planned) -> Plan:
+    return await running(space, *(part(f"t{n}", "coder") for n in range(9)))
+
+
+def states(plan: Plan) -> dict[str, str]:
+    return {task.key: task.state.value for task in plan.tasks}
