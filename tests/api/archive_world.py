@@ -52,7 +52,7 @@ async def bring(service: Service, data: bytes, query: str = "?id=copy", *, user:
 
 async def say(service: Service, address: str, content: str, agent: str = "coder", **more: Any) -> Any:
     body = {"content": content, "target_agent": agent, **more}
-    return await service.call("POST", address, json=body, headers={"Prefer": "wait=5"})
+    return await service.call("POST", address, json=body, headers={"Prefer": "wait=25"})
 
 
 async def full(service: Service, user: str = "alice") -> str:
@@ -68,7 +68,7 @@ async def full(service: Service, user: str = "alice") -> str:
     await call("PUT", f"{project}/files/notes/a.txt", user=user, content=b"alpha")
     await call("PUT", f"{project}/files/b.txt", user=user, content=b"beta")
     async with service.worker(user):
-        headers = {"Prefer": "wait=5"}
+        headers = {"Prefer": "wait=25"}
 
         async def send(address: str, content: str) -> Any:
             body = {"content": content, "target_agent": "coder"}

@@ -137,7 +137,7 @@ def stack(model_server: FakeOpenAI, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture
 def own_stack(model: FakeOpenAI, tmp_path: Path) -> Iterator[Stack]:
     """A stack of the test's own, to break."""
-    settings = environment(model, visibility_seconds=3)
+    settings = environment(model, visibility_seconds=8)
     with Stack(data_dir=tmp_path / "data", environment=settings, say=lambda line: None) as up:
         yield up
 
