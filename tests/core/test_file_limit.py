@@ -16,6 +16,8 @@ from worker_space.agents import AgentChanges
 from worker_space.allowances import LimitChanges
 from worker_space.clock import now_ms
 from worker_space.errors import ConditionFailed, LimitReached, NotFound, Unavailable
+from worker_space.limit_status import limit_status
+from worker_space.limits import grant
 from worker_space.manager import WorkerSpaceManager
 from worker_space.messages import NewSession
 from worker_space.models import ToolResult
@@ -378,3 +380,32 @@ async def test_an_owner_limits_files_where_the_deployment_does_not() -> None:
             await services.files.write(TENANT, "b", text(20))
         await services.projects.update(TENANT, ProjectChanges(limits=LimitChanges(file_bytes=None)))
         await services.files.write(TENANT, "b", text(20))
+
+
+@pytest.mark.parametrize("by_operator", [False, True])
+async def test_what_was_stored_while_there_was_no_limit_counts_when_there_is_one_again(by_operator: bool) -> None:
+    async with system() as stack:
+        services = stack.parts.services
+
+        async def limit(file_bytes: int | None) -> None:
+            if by_operator:
+                await grant(stack.records, TENANT, {"file_bytes": file_bytes})
+                await services.collaborators.registry.changed(TENANT)
+            else:
+                await services.projects.update(TENANT, ProjectChanges(limits=LimitChanges(file_bytes=file_bytes)))
+
+        async def used() -> int | None:
+            status = await limit_status(stack.records, services.allowances, TENANT)
+            return next(each.used for each in status if each.name == "file_bytes")
+
+        await limit(60)
+        await services.files.write(TENANT, "a", text(10))
+        await limit(None)
+        await services.files.write(TENANT, "b", text(40))
+        await limit(60)
+        assert await used() is None
+        with pytest.raises(LimitReached, match="50 bytes of at most 60"):
+            await services.files.write(TENANT, "c", text(20))
+        assert await used() == 50
+        await services.files.delete(TENANT, "b")
+        assert await used() == 10

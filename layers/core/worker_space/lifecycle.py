@@ -15,7 +15,7 @@ from worker_space.clock import now_ms
 from worker_space.consent import at_policy
 from worker_space.errors import ConditionFailed, Conflict, Unavailable
 from worker_space.idempotency import Repeat, remember
-from worker_space.limits import ProjectRoom, lowered
+from worker_space.limits import ProjectRoom, files_counted_anew, lowered
 from worker_space.policy import ToolPolicy
 from worker_space.ports import Content, ContextStore, Queues, Records
 from worker_space.projects import NewProject, Project, ProjectChanges, SpaceState, no_project, space_shard
@@ -216,9 +216,11 @@ class Projects:
                 raise no_project(tenant.project_id)
             changed, as_read = _changed(space, changes, self._allowances)
             listed = {name: value for name, value in changed.items() if name != "policy_version"}
-            labelled = {
+            limits = {} if changes.limits is None else changes.limits.sent
+            labelled: dict[str, Write] = {
                 "listing": Update(key=Key.project(tenant), set=listed, when=Equals("project_id", tenant.project_id)),
                 "space": Update(key=Key.space(), set=changed, when=All(IS_LIVE, *as_read)),
+                **await files_counted_anew(self._records, tenant, limits.keys()),
             }
             try:
                 await self._records.write(tenant, *labelled.values())

@@ -67,7 +67,8 @@ async def limit_status(records: Records, allowances: Allowances, tenant: TenantC
         "agents": await AGENTS.count(records, tenant, space),
         "sessions": await SESSIONS.count(records, tenant, space),
         "open_tasks": max(0, int(space.get("open_tasks", 0))),
-        "file_bytes": (files or {}).get("bytes"),
+        # Without its day the sum is not believed any more (`limits.files_counted_anew`).
+        "file_bytes": (files or {}).get("bytes") if "day" in (files or {}) else None,
     }
     shown = [
         _status(

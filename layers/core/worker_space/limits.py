@@ -21,10 +21,20 @@ from worker_space.allowances import (
 )
 from worker_space.errors import ConditionFailed, Conflict, InvalidRequest, LimitReached, PaymentRequired
 from worker_space.ports import Records
-from worker_space.records import All, Any_, AtMost, Condition, Equals, Item, Missing, Update, Write
+from worker_space.records import All, Any_, AtMost, Condition, Equals, Exists, Item, Missing, Update, Write
 from worker_space.tenancy import Key, TenantContext, UserContext
 
-__all__ = ["LEAST_CALL_TOKENS", "USER_MINUTE", "Admission", "Intake", "ProjectRoom", "grant", "lowered", "used_up"]
+__all__ = [
+    "LEAST_CALL_TOKENS",
+    "USER_MINUTE",
+    "Admission",
+    "Intake",
+    "ProjectRoom",
+    "files_counted_anew",
+    "grant",
+    "lowered",
+    "used_up",
+]
 
 LEAST_CALL_TOKENS: Final = 256
 """Where fewer tokens are left in a day, they are used up: no model call comes to anything with them."""
@@ -132,6 +142,19 @@ def lowered(
     return new, (Equals("limits", old) if "limits" in space else Missing("limits"),)
 
 
+async def files_counted_anew(records: Records, tenant: TenantContext, changed: Collection[str]) -> Mapping[str, Write]:
+    """What belongs to a change of the limit of files, by label: while there was none, nobody counted what was stored.
+
+    Args:
+        changed: Names of the limits that change.
+    """
+    kept = Key.usage("files")
+    if "file_bytes" not in changed or await records.get(tenant, kept) is None:
+        return {}
+    # Without its day the sum is no longer believed: the next file has them counted by listing. What is held stays.
+    return {"files": Update(key=kept, add={"revision": 1}, remove=["day"], when=Exists("sk"))}
+
+
 async def grant(
     records: Records, tenant: TenantContext, changes: Mapping[str, int | None], *, revoke: Collection[str] = ()
 ) -> Mapping[str, int | None]:
@@ -162,8 +185,9 @@ async def grant(
         new = {name: value for name, value in {**old, **changes}.items() if name not in revoke}
         as_read = Equals("operator_limits", old) if "operator_limits" in space else Missing("operator_limits")
         granted = Update(key=Key.space(), set={"operator_limits": new}, when=All(IS_LIVE, as_read))
+        anew = await files_counted_anew(records, tenant, {*changes, *revoke})
         try:
-            await records.write(tenant, granted)
+            await records.write(tenant, granted, *anew.values())
             return new
         except ConditionFailed:
             continue
