@@ -288,6 +288,32 @@ async def test_an_upload_is_counted_when_it_is_allowed(bench: Bench) -> None:
     assert await bench.counted() == 100
 
 
+@pytest.mark.parametrize("given_up", ["deleted", "replaced", "moved"])
+async def test_what_an_address_may_store_again_stays_counted(bench: Bench, given_up: str) -> None:
+    await bench.files.sign_upload(TENANT, "big", size=40, seconds=600)
+    big = await bench.store.write(TENANT, "big", text(40))
+    if given_up == "deleted":
+        await bench.files.delete(TENANT, "big")
+    elif given_up == "replaced":
+        await bench.files.write(TENANT, "big", b"")
+    else:
+        await bench.files.copy(TENANT, "big", "there", if_version=big.version)
+        await bench.files.delete(TENANT, "big")
+    elsewhere = 40 if given_up == "moved" else 0
+    with pytest.raises(LimitReached):
+        await bench.files.write(TENANT, "c", text(61 - elsewhere))
+    await bench.files.write(TENANT, "c", text(60 - elsewhere))
+    await bench.store.write(TENANT, "big", text(40))
+    assert await bench.really() == 100
+    # When its time is over, it counts as any file.
+    (name,) = [name for name in await bench.item() if name.startswith("held:")]
+    await bench.set(**{name: {**(await bench.item())[name], "until": 0}})
+    await bench.minutes_later()
+    await bench.files.delete(TENANT, "big")
+    await bench.files.write(TENANT, "d", text(40))
+    assert await bench.counted() == await bench.really() == 100
+
+
 async def test_another_projects_files_do_not_count(bench: Bench) -> None:
     other = TenantContext("bob", "shop")
     await bench.records.write(other, Put(key=Key.space(), item={"state": "active"}))

@@ -10,15 +10,19 @@ right, once a day and, at most once a minute, before anything is refused.
  delete   reads recounts = 7 ──── delete 30 ──── bytes - 30 ✓ only if recounts is still 7: else it was counted without
 ```
 
+An address for an upload can be used again until it expires, also when the file was deleted or made smaller meanwhile.
+So what such a file gives up stays counted as long as the address may be used.
+
 Only what the files are now is counted, not the earlier versions that a bucket may keep.
 """
 
 import asyncio
+import hashlib
 import logging
 import secrets
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Any, Final
 
 from worker_space.agent_records import IS_LIVE
 from worker_space.allowances import day_of
@@ -42,8 +46,13 @@ _TRIES: Final = 8
 _log = logging.getLogger(__name__)
 
 
-def _holds(item: Item) -> Mapping[str, Mapping[str, int]]:
+def _holds(item: Item) -> Mapping[str, Mapping[str, Any]]:
     return {name: value for name, value in item.items() if name.startswith(_HELD)}
+
+
+def _mark(path: str) -> str:
+    """What stands for a path in a hold: there may be a thousand of them in one item."""
+    return hashlib.sha256(path.encode()).hexdigest()[:16]
 
 
 class FileMeter:
@@ -71,15 +80,22 @@ class FileMeter:
         await self._let_go(tenant, name)
 
     @asynccontextmanager
-    async def shrinking(self, tenant: TenantContext, size: int) -> AsyncIterator[None]:
-        """Count `size` bytes less once that many are gone."""
+    async def shrinking(self, tenant: TenantContext, path: str, size: int) -> AsyncIterator[None]:
+        """Count `size` bytes less once that many of a file are gone for good."""
         item = await self._records.get(tenant, _KEY) or {}
+        now, mark = now_ms(), _mark(path)
+        may_come_back = any(held.get("path") == mark and held["until"] > now for held in _holds(item).values())
         yield
-        if size and "recounts" in item:
+        if size and "recounts" in item and not may_come_back:
             await self._subtract(tenant, size, item["recounts"])
 
-    async def hold(self, tenant: TenantContext, size: int, limit: int, *, seconds: int) -> tuple[str, int]:
+    async def hold(
+        self, tenant: TenantContext, size: int, limit: int, *, seconds: int, path: str | None = None
+    ) -> tuple[str, int]:
         """Count bytes that are about to be stored, within so many seconds.
+
+        Args:
+            path: The file that may be stored more than once within that time.
 
         Returns:
             The hold's name, and how often the files had been counted by listing before it.
@@ -89,6 +105,7 @@ class FileMeter:
             NotFound: There is no such project (any more).
         """
         name = f"{_HELD}{secrets.token_hex(8)}"
+        of = {} if path is None else {"path": _mark(path)}
         for _ in range(_TRIES):
             item = await self._counted(tenant, size, limit)
             now = now_ms()
@@ -98,7 +115,7 @@ class FileMeter:
             still_fits = All(Equals("recounts", item["recounts"]), AtMost("bytes", limit - size))
             held = Update(
                 key=_KEY,
-                set={name: {"bytes": size, "until": now + seconds * 1000}},
+                set={name: {"bytes": size, "until": now + seconds * 1000, **of}},
                 add={"bytes": size, "revision": 1},
                 remove=expired[:50],
                 when=still_fits,
@@ -168,7 +185,7 @@ class FileMeter:
             if "bytes" not in item:
                 raise Unavailable("the file store", "the project has too many files to be counted") from error
             _log.warning("the files of a project are too many to be counted; the sum stays as it is")
-            held = sum(value["bytes"] for value in _holds(item).values())
+            held = sum(int(value["bytes"]) for value in _holds(item).values())
             return max(0, int(item["bytes"]) - held)
 
     async def _let_go(self, tenant: TenantContext, name: str) -> None:

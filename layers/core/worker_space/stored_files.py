@@ -56,7 +56,7 @@ class MeteredFiles:
             growth = len(data) - (0 if old is None else old.size)
             counted = self._meter.growing(tenant, growth, limit)
             if growth <= 0:
-                counted = self._meter.shrinking(tenant, -growth)
+                counted = self._meter.shrinking(tenant, path, -growth)
             try:
                 async with counted:
                     return await self._files.write(tenant, path, data, **facts)
@@ -77,7 +77,7 @@ class MeteredFiles:
             if old is None:
                 return
             try:
-                async with self._meter.shrinking(tenant, old.size):
+                async with self._meter.shrinking(tenant, path, old.size):
                     await self._files.delete(tenant, path, if_version=old.version)
                     return
             except ConditionFailed:
@@ -121,7 +121,7 @@ class MeteredFiles:
         """
         limit = await self._limit_of(tenant)
         if limit is not None:
-            await self._meter.hold(tenant, size, limit, seconds=seconds + HOLD_SECONDS)
+            await self._meter.hold(tenant, size, limit, seconds=seconds + HOLD_SECONDS, path=path)
         return await self._files.sign_upload(
             tenant,
             path,
