@@ -372,6 +372,15 @@ async def test_text_that_is_no_unicode_is_refused(service: Service, project: str
     assert (answer.status_code, kind(answer)) == (422, "tool-refused")
 
 
+@pytest.mark.parametrize(("tool", "arguments"), [("remember", b'"text": "x"'), ("search_context", b'"query": "x"')])
+async def test_an_agent_that_no_text_can_name_is_404(
+    service: Service, project: str, tool: str, arguments: bytes
+) -> None:
+    body = b'{"agent_id": "\\ud800", ' + arguments + b"}"
+    answer = await service.call("POST", f"{project}/tools/{tool}", content=body)
+    assert (answer.status_code, kind(answer)) == (404, "not-found")
+
+
 async def test_a_tool_that_is_not_there_is_404(service: Service, project: str) -> None:
     answer = await service.call("POST", f"{project}/tools/rm_rf", json={})
     assert (answer.status_code, kind(answer)) == (404, "not-found")

@@ -60,7 +60,8 @@ def _digest(*parts: str) -> str:
     """160 bits of SHA-256 over the length-prefixed parts: 32 characters of lower-case base32."""
     sha = hashlib.sha256()
     for part in parts:
-        data = part.encode()
+        # A name is looked up before anybody checks it: JSON can spell half a surrogate pair, UTF-8 cannot.
+        data = part.encode(errors="surrogatepass")
         sha.update(len(data).to_bytes(4, "big") + data)
     return base64.b32encode(sha.digest()[:20]).decode().lower()
 
