@@ -40,6 +40,26 @@ async def test_a_file_is_stored_read_replaced_and_deleted(service: Service, file
         assert (await service.call(method, f"{files}/src/main.py")).status_code == 404
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("Content-Range", "bytes 2-3/10"),
+        ("Content-Encoding", "gzip"),
+        ("If-Unmodified-Since", "Sat, 01 Jan 2000 00:00:00 GMT"),
+    ],
+)
+async def test_a_change_that_would_not_be_done_as_asked_for_is_refused(
+    service: Service, files: str, name: str, value: str
+) -> None:
+    made = await service.call("PUT", f"{files}/a", content=b"0123456789", headers={"Content-Encoding": "identity"})
+    for method, content in (("PUT", b"XX"), ("DELETE", None)):
+        answer = await service.call(method, f"{files}/a", content=content, headers={name: value})
+        assert (answer.status_code, kind(answer)) == (422, "invalid-request")
+    assert (await service.call("GET", f"{files}/a")).content == b"0123456789"
+    both = {"If-Match": made.headers["etag"], "If-Unmodified-Since": "Sat, 01 Jan 2000 00:00:00 GMT"}
+    assert (await service.call("PUT", f"{files}/a", content=b"XX", headers=both)).status_code == 200
+
+
 async def test_a_users_file_never_runs_in_the_apis_origin(service: Service, files: str) -> None:
     page = b"<script>alert(1)</script>"
     name = 'evil "\u00e9; x.html'.replace('"', "'")

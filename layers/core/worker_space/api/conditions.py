@@ -1,6 +1,7 @@
 """Conditional and partial requests for files: entity tags and byte ranges (RFC 9110, sections 8.8.3, 13 and 14)."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -8,7 +9,7 @@ from worker_space.api.problems import PreconditionFailed, RangeOutside
 from worker_space.errors import InvalidRequest
 from worker_space.ports import FileInfo
 
-__all__ = ["ByteRange", "Preconditions", "etag", "parse_range", "require_match", "unchanged"]
+__all__ = ["ByteRange", "Preconditions", "check_change", "etag", "parse_range", "require_match", "unchanged"]
 
 _TAG: Final = re.compile(r'(W/)?"([^"]*)"|([^",\s]+)')
 _RANGE: Final = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
@@ -55,6 +56,20 @@ class Preconditions:
             raise PreconditionFailed("there is no such file, so If-Match does not hold")
         require_match(info, self.if_match)
         return info.version, False
+
+
+def check_change(headers: Mapping[str, str]) -> None:
+    """Refuse what would not be done as it is asked for: the file would silently become another than the client means.
+
+    Raises:
+        InvalidRequest: The body is a part of the file or an encoding of it, or the condition is one by time.
+    """
+    if "content-range" in headers:
+        raise InvalidRequest("a file is stored whole: send all of it, without Content-Range")
+    if headers.get("content-encoding", "identity").strip().casefold() not in {"", "identity"}:
+        raise InvalidRequest("a file is stored as it is sent: send it without Content-Encoding")
+    if "if-unmodified-since" in headers and "if-match" not in headers:
+        raise InvalidRequest("several changes may fall into one second: send If-Match with the file's ETag instead")
 
 
 def require_match(info: FileInfo, if_match: str | None) -> None:

@@ -2,10 +2,10 @@
 
 from typing import Annotated, Any, Final, Literal
 
-from fastapi import APIRouter, Header, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict
 
-from worker_space.api.conditions import Preconditions, etag, parse_range, require_match, unchanged
+from worker_space.api.conditions import Preconditions, check_change, etag, parse_range, require_match, unchanged
 from worker_space.api.deps import EXISTING, ServicesOf, Space
 from worker_space.api.media import BINARY, file_headers, type_to_keep
 from worker_space.api.pages import Listing, PageAsked, PageRequest, encode
@@ -75,6 +75,13 @@ FilePath = Annotated[
 IfMatch = Annotated[str | None, Header(description="Only if the file is at this version.", max_length=1_024)]
 Known = Annotated[str | None, Header(description="Versions that the client has.")]
 IfNoneMatch = Annotated[str | None, Header(description="`*`: only if there is no such file.", max_length=1_024)]
+
+
+async def _meant_so(request: Request) -> None:
+    check_change(request.headers)
+
+
+_CHANGING: Final = [Depends(_meant_so)]
 
 
 def _shown(description: str, example: Any) -> dict[str, Any]:
@@ -233,6 +240,7 @@ async def head_file(
     "/{path:path}",
     operation_id="write_file",
     summary="Store a file",
+    dependencies=_CHANGING,
     response_model=FileEntry,
     responses={
         200: _shown("It was replaced.", _FILE),
@@ -296,6 +304,7 @@ def _too_large(tenant: TenantContext) -> TooLarge:
     status_code=204,
     operation_id="delete_file",
     summary="Delete a file",
+    dependencies=_CHANGING,
     responses={204: {"description": "It is gone."}, **documented(412)},
 )
 async def delete_file(name: FilePath, space: Space, services: ServicesOf, if_match: IfMatch = None) -> None:
