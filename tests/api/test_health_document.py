@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -138,6 +139,15 @@ def test_operation_ids_are_unique_and_stay() -> None:
         "reject_approval", "remove_context", "reset_worker_space", "restore_agent_version", "retry_plan_task",
         "send_message", "start_chat", "stream_events", "update_agent", "update_project", "write_file",
     ]  # fmt: skip
+
+
+def test_the_readme_names_no_query_parameter_that_is_not_served() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"[?&]([a-z_]+)=", readme))
+    operations = [operation for path in DOCUMENT["paths"].values() for operation in path.values()]
+    parameters = [each for operation in operations for each in operation.get("parameters", ())]
+    assert named
+    assert named <= {each["name"] for each in parameters if each["in"] == "query"}
 
 
 def test_the_bearer_token_is_the_one_way_in() -> None:
