@@ -174,6 +174,16 @@ def test_a_port_that_is_no_number_is_one_sentence_and_status_2(monkeypatch: pyte
     assert said == ["WORKER_SPACE_PORT is 'http': set it to a port number"]
 
 
+def test_a_wrong_setting_is_one_sentence_before_anything_starts(tmp_path: Path) -> None:
+    wrong = {**os.environ, "WORKER_SPACE_PRESIGNED_SECONDS": "8"}
+    with (
+        pytest.raises(StackError, match="set these environment variables right: WORKER_SPACE_PRESIGNED_SECONDS: "),
+        Stack(data_dir=tmp_path, services=("aws",), environment=wrong),
+    ):
+        pass
+    assert not list((tmp_path / "logs").iterdir())
+
+
 def test_a_process_that_cannot_start_is_named_with_its_reason(tmp_path: Path) -> None:
     (tmp_path / "aws.zip").write_bytes(b"damaged")
     with (

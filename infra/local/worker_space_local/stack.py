@@ -83,7 +83,8 @@ class Stack:
         """Start everything and return when all of it answers.
 
         Raises:
-            StackError: another stack has the data folder, the port is taken, or a process does not come up.
+            StackError: another stack has the data folder, the port is taken, a setting is wrong, or a process does not
+                come up.
         """
         try:
             self._start()
@@ -138,6 +139,7 @@ class Stack:
         self._resources.callback(os.close, write)
         layout = lay_out(self.environment, self.data_dir, ports, issuer)
         self.endpoints, self.credentials, self.environment = layout.endpoints, layout.credentials, layout.environment
+        _check_settings(layout.environment)
         self._processes = processes(layout, self._services)
         # The worker may start with the stand-ins: it asks again until they answer. The API may not.
         first = [name for name in self._processes if name != "api"]
@@ -256,6 +258,18 @@ class Stack:
         for name in names:
             if not self._processes[name].stop(deadline):
                 self._say(f"{name} did not stop in time and was killed")
+
+
+def _check_settings(environment: Mapping[str, str]) -> None:
+    # Of all that the command line does only this needs the product, which takes a third of a second to load.
+    from worker_space.errors import InvalidRequest
+    from worker_space.settings import Settings
+
+    try:
+        # The API and the worker would find it out one by one, each time in its log.
+        Settings.from_environment(environment)
+    except InvalidRequest as error:
+        raise StackError(str(error)) from error
 
 
 def _locked(lock: IO[str]) -> bool:
