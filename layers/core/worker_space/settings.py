@@ -181,7 +181,8 @@ class Settings(TelemetrySettings):
         default=None,
         ge=1,
         alias="WORKER_SPACE_ERASE_AGAIN_SECONDS",
-        description="When an erasure clears and asks everything once more; unset, behind the last possible late write.",
+        description="When an erasure clears and asks everything once more; unset, behind the last possible late write. "
+        "Less is for trials: what could write before the erasure may then still write behind its certificate.",
     )
     limit_agents: _Limit = Field(default=100, alias="WORKER_SPACE_LIMIT_AGENTS", description="Of a project.")
     limit_sessions: _Limit = Field(default=10_000, alias="WORKER_SPACE_LIMIT_SESSIONS", description="Of a project.")
