@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError, ConnectionClosedError, EndpointConnectionError, ReadTimeoutError
 
-from worker_space.adapters.aws import AwsCalls
+from worker_space.adapters.aws import AwsCalls, make_client
 from worker_space.errors import Unavailable
 
 pytestmark = pytest.mark.anyio
@@ -69,3 +69,9 @@ async def test_a_refusal_is_the_adapters_to_understand() -> None:
     with pytest.raises(ClientError):
         await _call(service)
     assert service.count == 1
+
+
+def test_requests_say_whose_they_are() -> None:
+    client = make_client("sqs", region="eu-central-1", keys={"aws_access_key_id": "x", "aws_secret_access_key": "y"})
+    assert client.meta.config.user_agent.startswith("worker-space Boto3/")
+    client.close()

@@ -25,6 +25,8 @@ __all__ = ["AwsCalls", "error_code", "is_passing", "make_client", "make_signer"]
 
 # boto3 makes clients in one thread at a time; using them is safe in all.
 _MAKING: Final = threading.Lock()
+# Given, it is sent as it is. botocore would spell its own twice for every request: a tenth of the CPU of a call.
+_USER_AGENT: Final = f"worker-space Boto3/{boto3.__version__}"
 
 _TRANSIENT: Final = frozenset(
     {
@@ -66,6 +68,7 @@ def make_client(
         retries={"total_max_attempts": 1, "mode": "standard"},
         s3={"addressing_style": "path"},
         parameter_validation=False,
+        user_agent=_USER_AGENT,
     )
     with _MAKING:
         return boto3.client(service, region_name=region, config=config, **(keys or {}))  # type: ignore[call-overload]
