@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 from worker_space_local.dynamodb_pages import projected, query, scan
 from worker_space_local.dynamodb_projections import project
 from worker_space_local.dynamodb_tables import Table
-from worker_space_local.dynamodb_values import Item, ValidationError, bytes_of, checked
+from worker_space_local.dynamodb_values import Item, ValidationError, checked
 from worker_space_local.dynamodb_writes import Write, cancellation
 
 Body: TypeAlias = dict[str, Any]
@@ -218,7 +218,7 @@ class DynamoStore:
                 CancellationReasons=reasons,
                 Message=f"Transaction cancelled, please refer cancellation reasons for specific reasons [{codes}]",
             )
-        if sum(bytes_of(write.new) for write in writes if write.new) > TRANSACTION_BYTES:
+        if sum(write.size for write in writes) > TRANSACTION_BYTES:
             raise ValidationError("Collection size of items in the transaction exceeded the limit of 4 MB")
         for write in writes:
             write.store()

@@ -158,13 +158,17 @@ class Table:
                     f"of {limit} bytes"
                 )
 
-    def check(self, item: Item, *, updating: bool = False) -> None:
+    def check(self, item: Item, *, updating: bool = False) -> int:
         """Check an item's size and the types of its index keys before it is stored.
+
+        Returns:
+            Its size in bytes.
 
         Raises:
             ValidationError: larger than 400 KB, or an index key of the wrong type.
         """
-        if bytes_of(item) > MAX_ITEM_BYTES:
+        size = bytes_of(item)
+        if size > MAX_ITEM_BYTES:
             what = "Item size to update" if updating else "Item size"
             raise ValidationError(f"{what} has exceeded the maximum allowed size")
         for index in self.indexes.values():
@@ -183,6 +187,7 @@ class Table:
                         "not supported. The AttributeValue for a key attribute cannot contain an empty string value. "
                         f"IndexName: {index.name}, IndexKey: {name}"
                     )
+        return size
 
     def put(self, primary: PrimaryKey, item: Item | None) -> None:
         """Store an item under its key, or with ``None`` remove what is there."""

@@ -36,6 +36,7 @@ class Write:
         self.bound = bound_of(body, parsed)
         self.before = table.items.get(self.primary)
         self.paths: list[Path] = []
+        self.size = 0
         self.show = body.get("ReturnValuesOnConditionCheckFailure") == "ALL_OLD"
         self.body = body
 
@@ -52,7 +53,7 @@ class Write:
                 parsed = update(expression)
                 self.new, self.paths = updated(parsed, base, self.bound, self.table.schema.attributes)
         if self.new is not None:
-            self.table.check(self.new, updating=self.action == "Update")
+            self.size = self.table.check(self.new, updating=self.action == "Update")
 
     def store(self) -> None:
         """Store what ``prepare`` worked out."""

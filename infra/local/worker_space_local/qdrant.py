@@ -6,6 +6,7 @@ Payload indexes are remembered, not used. Searches are exact and walk the whole 
 
 import argparse
 import asyncio
+import functools
 import hmac
 import json
 import os
@@ -38,8 +39,14 @@ class Refusal(Exception):
         self.message = message
 
 
+@functools.cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    """Making one takes longer than all that it does for one request."""
+    return TypeAdapter(kind)
+
+
 def _read(kind: Any, content: bytes) -> Any:
-    return TypeAdapter(kind).validate_json(content)
+    return _adapter(kind).validate_json(content)
 
 
 class Collections:
