@@ -40,7 +40,7 @@ def serving(app: App, port: int, closing: Callable[[], Awaitable[None]] | None =
         thread.join()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def cloud() -> Iterator[Cloud]:
     port = free_ports(1)[0]
     cloud = Cloud(region="us-east-1", port=port, table=TABLE, bucket=BUCKET, prefix="local")
@@ -48,12 +48,12 @@ def cloud() -> Iterator[Cloud]:
         yield cloud
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def aws_url(cloud: Cloud) -> str:
     return cloud.base.rsplit("/", 1)[0]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def client(aws_url: str) -> Iterator[Callable[[str], Any]]:
     """Makes boto3 clients that never retry, and closes them."""
     made: list[Any] = []
@@ -70,25 +70,25 @@ def client(aws_url: str) -> Iterator[Callable[[str], Any]]:
             pass
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def dynamodb(client: Callable[[str], Any]) -> "DynamoDBClient":
     found: DynamoDBClient = client("dynamodb")
     return found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def sqs(client: Callable[[str], Any]) -> "SQSClient":
     found: SQSClient = client("sqs")
     return found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def s3(client: Callable[[str], Any]) -> "S3Client":
     found: S3Client = client("s3")
     return found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def functions(client: Callable[[str], Any]) -> "LambdaClient":
     found: LambdaClient = client("lambda")
     return found
