@@ -8,7 +8,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,6 +42,17 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
+@contextmanager
+def running(command: list[str], **named: Any) -> Iterator[subprocess.Popen[Any]]:
+    """The command, waited for at the end; when the test fails it is ended, and nobody waits for ever."""
+    with subprocess.Popen(command, **named) as process:
+        try:
+            yield process
+        except BaseException:
+            process.kill()
+            raise
+
+
 def read(terminal: int, until: str | None = None, times: int = 1) -> str:
     """What is written to a terminal until a text has come so many times, else until its other side is closed."""
     output = b""
@@ -56,7 +69,7 @@ def read(terminal: int, until: str | None = None, times: int = 1) -> str:
 
 def test_an_answer_is_rendered_on_a_terminal(api: FakeApi, environment: dict[str, str]) -> None:
     ours, theirs = pty.openpty()
-    with subprocess.Popen([*COMMAND, "ask", "x"], stdin=theirs, stdout=theirs, env=environment) as process:
+    with running([*COMMAND, "ask", "x"], stdin=theirs, stdout=theirs, env=environment) as process:
         os.close(theirs)
         output = read(ours)
     os.close(ours)
@@ -67,7 +80,7 @@ def test_an_answer_is_rendered_on_a_terminal(api: FakeApi, environment: dict[str
 
 def test_ctrl_d_ends_a_chat(api: FakeApi, environment: dict[str, str]) -> None:
     ours, theirs = pty.openpty()
-    with subprocess.Popen([*COMMAND, "chat"], stdin=theirs, stdout=theirs, env=environment) as process:
+    with running([*COMMAND, "chat"], stdin=theirs, stdout=theirs, env=environment) as process:
         os.close(theirs)
         os.write(ours, b"Hello\n")
         read(ours, until="you> ", times=2)
@@ -81,7 +94,7 @@ def test_ctrl_d_ends_a_chat(api: FakeApi, environment: dict[str, str]) -> None:
 def test_ctrl_c_cancels_the_awaited_answer_and_the_chat_goes_on(api: FakeApi, environment: dict[str, str]) -> None:
     api.states = [task("working")]
     pipe = subprocess.PIPE
-    with subprocess.Popen([*COMMAND, "chat"], stdin=pipe, stdout=pipe, text=True, env=environment) as process:
+    with running([*COMMAND, "chat"], stdin=pipe, stdout=pipe, text=True, env=environment) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.write("First\nSecond\n")
@@ -98,7 +111,7 @@ def test_ctrl_c_cancels_the_awaited_answer_and_the_chat_goes_on(api: FakeApi, en
 
 def test_ctrl_c_ends_a_run_that_uses_a_running_stack(api: FakeApi, environment: dict[str, str]) -> None:
     api.states = [task("working")]
-    with subprocess.Popen([*COMMAND, "run", "--once"], stderr=subprocess.PIPE, text=True, env=environment) as process:
+    with running([*COMMAND, "run", "--once"], stderr=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stderr is not None
         wait_for(lambda: len(api.sent("GET", ".*/chat/session_1/events")) > 1)
         process.send_signal(signal.SIGINT)

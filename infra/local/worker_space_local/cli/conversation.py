@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from worker_space_local.cli.interrupt import Interrupt
 from worker_space_local.cli.preview import Preview
 from worker_space_local.cli.screen import clean, markdown, say, seconds, warn
 from worker_space_local.cli.telling import Story, tell_calls, tell_results
@@ -81,21 +82,23 @@ class Follower:
 
         Raises:
             TookTooLong: It has not ended in time.
+            KeyboardInterrupt: Ctrl-C was pressed; at the latest when the wait for the next event is over.
         """
         began = time.monotonic()
         session = str(task["session_id"])
         stream = self._streams.setdefault(session, EventStream(self._client, self._project, session))
-        with Preview() as preview:
+        with Interrupt() as interrupt, Preview() as preview:
             story = Story(self._client, self._project, str(task["id"]), name, preview)
             patience = _FIRST_PATIENCE
             while (left := began + timeout - time.monotonic()) > 0:
+                interrupt.check()
                 try:
                     events = stream.read(wait=min(left, patience))
                 except Problem as problem:
                     if problem.status not in _NO_EVENTS or stream.last:
                         raise
                     warn("… this API tells no events: its task is looked at instead")
-                    return _poll(self._client, self._project, task, name, timeout=left), name
+                    return _poll(self._client, self._project, task, name, interrupt, timeout=left), name
                 if story.tell(events):
                     ended = self._client.task(self._project, str(task["id"]))
                     return ended, story.name(ended["agent_id"])
@@ -111,11 +114,12 @@ def _took_too_long(task: Json, timeout: float) -> TookTooLong:
     )
 
 
-def _poll(client: Client, project: str, task: Json, name: str, *, timeout: float) -> Json:
+def _poll(client: Client, project: str, task: Json, name: str, interrupt: Interrupt, *, timeout: float) -> Json:
     """Print what an agent does until its task has ended, by looking at the task."""
     began = news = time.monotonic()
     told, pause, patience = 0, _FIRST_PAUSE, 1.0
     while True:
+        interrupt.check()
         # The task first: when it says that it has ended, the steps read after it are all there are.
         task = client.task(project, str(task["id"]))
         if int(task.get("steps", 0)) > told:
